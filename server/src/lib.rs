@@ -1,0 +1,8 @@
+//! The hub: listener, its side of the handshake, leases, pools, peernet policy.
+
+mod handshake;
+mod hub;
+mod lease;
+mod peernet;
+mod pool;
+mod session;

@@ -1,0 +1,15 @@
+//! What the hub and the spoke both speak: DTLS messages and key schedule,
+//! records, the meta, views of inner packets, devices, sockets and routes.
+//!
+//! Nothing in this crate knows which role it serves.
+
+pub mod device;
+pub mod dtls;
+pub mod hook;
+pub mod link;
+pub mod meta;
+pub mod packet;
+pub mod record;
+pub mod replay;
+mod sys;
+pub mod udp;
