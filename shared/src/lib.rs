@@ -11,5 +11,6 @@ pub mod meta;
 pub mod packet;
 pub mod record;
 pub mod replay;
+pub mod sleep;
 mod sys;
 pub mod udp;
