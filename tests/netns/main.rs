@@ -1,0 +1,20 @@
+//! Whole programs in network namespaces.
+//!
+//! Every test builds a small internet of its own and drops it again, so all of
+//! them run at the same time. They need root, `ip`, `ping` and `nft`; whatever is
+//! missing fails the test that needs it, with its name.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "in a fixture, too, a failed assumption is a failed test"
+)]
+
+mod daemon;
+mod namespace;
+mod network;
+mod relay;
+mod scratch;
+mod traffic;
+mod wait;
+
+mod carry;
