@@ -1,12 +1,39 @@
-//! The record header (RFC 6347, section 4.1) and walking a datagram's records.
+//! The record header (RFC 6347, section 4.1), walking a datagram's records, and
+//! the first look at a datagram.
+
+use super::reader::Reader;
+use super::{DTLS_1_0, DTLS_1_2, MAX_PLAINTEXT, RECORD_HEADER};
 
 /// What a record carries (RFC 5246, section 6.2.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ContentType {
     ChangeCipherSpec,
     Alert,
     Handshake,
     ApplicationData,
+}
+
+impl ContentType {
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            20 => Some(Self::ChangeCipherSpec),
+            21 => Some(Self::Alert),
+            22 => Some(Self::Handshake),
+            23 => Some(Self::ApplicationData),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn byte(self) -> u8 {
+        match self {
+            Self::ChangeCipherSpec => 20,
+            Self::Alert => 21,
+            Self::Handshake => 22,
+            Self::ApplicationData => 23,
+        }
+    }
 }
 
 /// A parsed record header:
@@ -23,7 +50,115 @@ pub struct RecordHeader {
     pub len: usize,
 }
 
-/// Walks the records of a datagram; yields header and body, ends at the first malformed byte.
-pub struct Records<'a> {
-    pub(crate) rest: &'a [u8],
+impl RecordHeader {
+    /// Parses the header at the front of `bytes`; says nothing of the body.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let content = ContentType::from_byte(reader.u8()?)?;
+        let version = reader.u16()?;
+        if version != DTLS_1_2 && version != DTLS_1_0 {
+            return None;
+        }
+        let epoch = reader.u16()?;
+        let [a, b, c, d, e, f] = reader.array()?;
+        let seq = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        let len = usize::from(reader.u16()?);
+        if len > MAX_CIPHERTEXT {
+            return None;
+        }
+
+        Some(Self {
+            content,
+            version,
+            epoch,
+            seq,
+            len,
+        })
+    }
+
+    pub fn emit(&self, out: &mut Vec<u8>) {
+        let len = u16::try_from(self.len).expect("a record is shorter than 64 KiB");
+        debug_assert!(self.seq < 1 << 48);
+
+        out.push(self.content.byte());
+        out.extend_from_slice(&self.version.to_be_bytes());
+        out.extend_from_slice(&self.epoch.to_be_bytes());
+        out.extend_from_slice(&self.seq.to_be_bytes()[2..]);
+        out.extend_from_slice(&len.to_be_bytes());
+    }
 }
+
+/// Appends a record of epoch 0, which nothing protects.
+pub fn emit_plaintext(content: ContentType, seq: u64, body: &[u8], out: &mut Vec<u8>) {
+    let header = RecordHeader {
+        content,
+        version: DTLS_1_2,
+        epoch: 0,
+        seq,
+        len: body.len(),
+    };
+    header.emit(out);
+    out.extend_from_slice(body);
+}
+
+/// Walks the records of a datagram: header and body of each, up to the first
+/// that is malformed or cut off.
+#[must_use]
+pub fn records(datagram: &[u8]) -> Records<'_> {
+    Records { rest: datagram }
+}
+
+/// The iterator behind [`records`].
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = (RecordHeader, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let header = RecordHeader::parse(self.rest)?;
+        let (body, rest) = self.rest[RECORD_HEADER..].split_at_checked(header.len)?;
+        self.rest = rest;
+
+        Some((header, body))
+    }
+}
+
+/// What a datagram is, by its first record: enough to choose who handles it,
+/// trusted for nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// A ClientHello in the clear, or the first fragment of one.
+    Hello,
+    /// Another handshake message, or a ChangeCipherSpec, in the clear.
+    Handshake,
+    /// An alert in the clear.
+    Alert,
+    /// A protected record.
+    Epoch1(ContentType),
+    /// Not a whole DTLS record, or one that no peer of ours sends.
+    Other,
+}
+
+/// Takes the first look at a datagram.
+#[must_use]
+pub fn look(datagram: &[u8]) -> Look {
+    let Some((header, body)) = records(datagram).next() else {
+        return Look::Other;
+    };
+    match (header.epoch, header.content) {
+        (0, ContentType::Handshake) if body.first() == Some(&CLIENT_HELLO) => Look::Hello,
+        (0, ContentType::Handshake | ContentType::ChangeCipherSpec) => Look::Handshake,
+        (0, ContentType::Alert) => Look::Alert,
+        (1, content) => Look::Epoch1(content),
+        _ => Look::Other,
+    }
+}
+
+/// RFC 5246, section 6.2.3: protection may add this much.
+const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;
+
+const CLIENT_HELLO: u8 = 1;

@@ -1,1 +1,256 @@
+//! From the pre-shared key to the keys of a session (RFC 5246, sections 5, 6.3
+//! and 8.1; RFC 4279, section 2; RFC 7627, section 4).
+//!
+//! Secrets wipe their memory on drop and say nothing in `Debug`.
 
+use std::fmt;
+
+use aws_lc_rs::{digest, hmac};
+use zeroize::Zeroizing;
+
+use super::CipherSuite;
+use super::message::{HandshakeType, MESSAGE_HEADER};
+
+/// The bytes of `-key`.
+#[derive(Clone)]
+pub struct Psk(Zeroizing<Vec<u8>>);
+
+impl Psk {
+    pub fn new(key: impl Into<Vec<u8>>) -> Result<Self, BadPsk> {
+        let key = Zeroizing::new(key.into());
+        if key.is_empty() {
+            return Err(BadPsk::Empty);
+        }
+        if key.len() > usize::from(u16::MAX) {
+            return Err(BadPsk::TooLong);
+        }
+
+        Ok(Self(key))
+    }
+
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// RFC 4279, section 2: as many zero bytes as the key has, and the key,
+    /// each with its length.
+    fn premaster(&self) -> Zeroizing<Vec<u8>> {
+        let len = u16::try_from(self.0.len())
+            .expect("`new` refuses longer keys")
+            .to_be_bytes();
+        let mut premaster = Zeroizing::new(Vec::with_capacity(2 * (2 + self.0.len())));
+        premaster.extend_from_slice(&len);
+        premaster.resize(2 + self.0.len(), 0);
+        premaster.extend_from_slice(&len);
+        premaster.extend_from_slice(&self.0);
+
+        premaster
+    }
+}
+
+impl fmt::Debug for Psk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Psk(..)")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPsk {
+    #[error("the key is empty")]
+    Empty,
+    #[error("the key is longer than 65535 bytes")]
+    TooLong,
+}
+
+/// What both sides share after a handshake.
+#[derive(Clone)]
+pub struct MasterSecret(Zeroizing<[u8; 48]>);
+
+impl MasterSecret {
+    #[must_use]
+    pub fn new(bytes: [u8; 48]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 48] {
+        &self.0
+    }
+
+    fn derive(psk: &Psk, label: &str, seed: &[&[u8]]) -> Self {
+        let mut secret = Self::new([0; 48]);
+        prf(&psk.premaster(), label, seed, secret.0.as_mut_slice());
+
+        secret
+    }
+}
+
+impl fmt::Debug for MasterSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MasterSecret(..)")
+    }
+}
+
+/// RFC 5246, section 8.1.
+#[must_use]
+pub fn master_secret(
+    psk: &Psk,
+    client_random: &[u8; 32],
+    server_random: &[u8; 32],
+) -> MasterSecret {
+    MasterSecret::derive(psk, "master secret", &[client_random, server_random])
+}
+
+/// RFC 7627, section 4. The hash covers the messages from the ClientHello to
+/// the ClientKeyExchange.
+#[must_use]
+pub fn extended_master_secret(psk: &Psk, session_hash: &[u8; 32]) -> MasterSecret {
+    MasterSecret::derive(psk, "extended master secret", &[session_hash])
+}
+
+/// The content of a Finished message; `label` is [`CLIENT_FINISHED`] or
+/// [`SERVER_FINISHED`].
+#[must_use]
+pub fn verify_data(secret: &MasterSecret, label: &str, transcript_hash: &[u8; 32]) -> [u8; 12] {
+    let mut verify_data = [0; 12];
+    prf(
+        secret.as_bytes(),
+        label,
+        &[transcript_hash],
+        &mut verify_data,
+    );
+
+    verify_data
+}
+
+/// All that a finished handshake leaves behind.
+#[derive(Clone, Debug)]
+pub struct Secrets {
+    pub suite: CipherSuite,
+    pub master_secret: MasterSecret,
+    pub client_random: [u8; 32],
+    pub server_random: [u8; 32],
+}
+
+impl Secrets {
+    /// The key block (RFC 5246, section 6.3), cut the same way for all our suites.
+    #[must_use]
+    pub fn keys(&self) -> SessionKeys {
+        let mut block = Zeroizing::new([0; 40]);
+        prf(
+            self.master_secret.as_bytes(),
+            "key expansion",
+            &[&self.server_random, &self.client_random],
+            block.as_mut_slice(),
+        );
+
+        SessionKeys {
+            client: DirectionKey::new(cut(&block[..], 0), cut(&block[..], 32)),
+            server: DirectionKey::new(cut(&block[..], 16), cut(&block[..], 36)),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct SessionKeys {
+    /// Seals what the client sends.
+    pub client: DirectionKey,
+    /// Seals what the server sends.
+    pub server: DirectionKey,
+}
+
+/// The write key and the implicit part of the nonce of one direction.
+#[derive(Clone)]
+pub struct DirectionKey {
+    pub key: Zeroizing<[u8; 16]>,
+    pub salt: Zeroizing<[u8; 4]>,
+}
+
+impl DirectionKey {
+    #[must_use]
+    pub fn new(key: [u8; 16], salt: [u8; 4]) -> Self {
+        Self {
+            key: Zeroizing::new(key),
+            salt: Zeroizing::new(salt),
+        }
+    }
+}
+
+impl fmt::Debug for DirectionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DirectionKey(..)")
+    }
+}
+
+/// The running hash of a handshake's messages. Each counts with its header, as
+/// if it had come unfragmented (RFC 6347, section 4.2.6).
+#[derive(Clone)]
+pub struct Transcript(digest::Context);
+
+impl Transcript {
+    /// Adds messages as they stand on the wire, unfragmented.
+    pub fn add(&mut self, messages: &[u8]) {
+        self.0.update(messages);
+    }
+
+    /// Adds one message by its parts.
+    pub fn add_message(&mut self, kind: HandshakeType, message_seq: u16, body: &[u8]) {
+        let len = u32::try_from(body.len())
+            .expect("a message is shorter than 16 MiB")
+            .to_be_bytes();
+        let mut header = [0; MESSAGE_HEADER];
+        header[0] = kind.byte();
+        header[1..4].copy_from_slice(&len[1..]);
+        header[4..6].copy_from_slice(&message_seq.to_be_bytes());
+        header[9..12].copy_from_slice(&len[1..]);
+        self.0.update(&header);
+        self.0.update(body);
+    }
+
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        cut(self.0.clone().finish().as_ref(), 0)
+    }
+}
+
+impl Default for Transcript {
+    fn default() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+}
+
+impl fmt::Debug for Transcript {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Transcript(..)")
+    }
+}
+
+/// `P_SHA256(secret, label + seed)` of RFC 5246, section 5.
+fn prf(secret: &[u8], label: &str, seed: &[&[u8]], out: &mut [u8]) {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let seeded = |mut context: hmac::Context| {
+        context.update(label.as_bytes());
+        for part in seed {
+            context.update(part);
+        }
+        context.sign()
+    };
+
+    let mut a = seeded(hmac::Context::with_key(&key));
+    for block in out.chunks_mut(32) {
+        let mut context = hmac::Context::with_key(&key);
+        context.update(a.as_ref());
+        block.copy_from_slice(&seeded(context).as_ref()[..block.len()]);
+        a = hmac::sign(&key, a.as_ref());
+    }
+}
+
+fn cut<const N: usize>(bytes: &[u8], from: usize) -> [u8; N] {
+    *bytes[from..]
+        .first_chunk()
+        .expect("the layout lies within the block")
+}
+
+pub const CLIENT_FINISHED: &str = "client finished";
+pub const SERVER_FINISHED: &str = "server finished";
