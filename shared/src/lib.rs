@@ -6,6 +6,7 @@
 pub mod device;
 pub mod dtls;
 pub mod hook;
+pub mod limits;
 pub mod link;
 pub mod meta;
 pub mod packet;

@@ -1,1 +1,240 @@
+//! Links, addresses and routes, over rtnetlink.
+//!
+//! Adding what is there already and removing what is gone both succeed, so a
+//! restart can repeat all of it. Every error carries the kernel's errno.
+//!
+//! A socket belongs to the network namespace of the thread that opened it:
+//! [`Netlink::new`] and [`Netlink::watch`] decide which one is meant.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "netlink's enums are open: what is not known here is of no interest"
+)]
+
+mod address;
+mod batch;
+mod route;
+mod watch;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use futures_util::TryStreamExt;
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
+
+pub use address::Address;
+pub use batch::{Action, BadLine, Loaded};
+pub use route::{Hop, Route, RouteKind, Via};
+pub use watch::{Change, Changes};
+
+/// A handle on the kernel's network configuration.
+#[derive(Clone, Debug)]
+pub struct Netlink {
+    handle: Handle,
+}
+
+impl Netlink {
+    /// Opens the socket and spawns the task that serves it; the task ends with
+    /// the last clone.
+    pub fn new() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+
+        Ok(Self { handle })
+    }
+
+    /// The link of that name, if there is one.
+    pub async fn link(&self, name: &str) -> io::Result<Option<Link>> {
+        let request = self.handle.link().get().match_name(name.to_owned());
+        let found = request.execute().try_next().await;
+
+        absent(found.map_err(errno), &[libc::ENODEV]).map(|found| found.flatten().map(Link::from))
+    }
+
+    /// The link of that index, if there is one.
+    pub async fn link_by_index(&self, index: u32) -> io::Result<Option<Link>> {
+        let request = self.handle.link().get().match_index(index);
+        let found = request.execute().try_next().await;
+
+        absent(found.map_err(errno), &[libc::ENODEV]).map(|found| found.flatten().map(Link::from))
+    }
+
+    /// Every link.
+    pub async fn links(&self) -> io::Result<Vec<Link>> {
+        self.handle
+            .link()
+            .get()
+            .execute()
+            .map_ok(Link::from)
+            .map_err(errno)
+            .try_collect()
+            .await
+    }
+
+    /// Every link of one group.
+    pub async fn links_in_group(&self, group: u32) -> io::Result<Vec<Link>> {
+        let mut links = self.links().await?;
+        links.retain(|link| link.group == group);
+
+        Ok(links)
+    }
+
+    /// Deletes a link; one that is gone already is no error.
+    pub async fn delete_link(&self, index: u32) -> io::Result<()> {
+        let result = self.handle.link().del(index).execute().await;
+
+        absent(result.map_err(errno), &[libc::ENODEV]).map(|_| ())
+    }
+
+    /// Sets a link up with that MTU.
+    pub async fn set_up(&self, index: u32, mtu: u32) -> io::Result<()> {
+        self.change(LinkUnspec::new_with_index(index).mtu(mtu).up())
+            .await
+    }
+
+    /// Sets a link down, which takes every route on it away.
+    pub async fn set_down(&self, index: u32) -> io::Result<()> {
+        self.change(LinkUnspec::new_with_index(index).down()).await
+    }
+
+    pub async fn set_mtu(&self, index: u32, mtu: u32) -> io::Result<()> {
+        self.change(LinkUnspec::new_with_index(index).mtu(mtu))
+            .await
+    }
+
+    /// Sets the text that `ip -d link` shows; at most 255 bytes.
+    pub async fn set_alias(&self, index: u32, alias: &str) -> io::Result<()> {
+        self.change(LinkUnspec::new_with_index(index).alias(alias))
+            .await
+    }
+
+    pub async fn set_group(&self, index: u32, group: u32) -> io::Result<()> {
+        self.change(LinkUnspec::new_with_index(index).link_group(group))
+            .await
+    }
+
+    /// Keeps the kernel from sending anything of its own into the device
+    /// (link-local address, router solicitations), and its IPv6 addresses from
+    /// vanishing when it is set down. Must be called before it goes up.
+    ///
+    /// A machine without IPv6 has nothing to silence.
+    pub async fn quiet(&self, index: u32, name: &str) -> io::Result<()> {
+        let silent = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        let result = self
+            .change(
+                LinkUnspec::new_with_index(index)
+                    .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![silent])),
+            )
+            .await;
+        absent(
+            result,
+            &[libc::EAFNOSUPPORT, libc::EOPNOTSUPP, libc::EINVAL],
+        )?;
+
+        for (key, value) in [("accept_ra", "0"), ("keep_addr_on_down", "1")] {
+            let path = Path::new("/proc/sys/net/ipv6/conf").join(name).join(key);
+            if let Err(error) = fs::write(&path, value) {
+                // Containers have /proc/sys read-only; a tunnel works without.
+                tracing::debug!(path = %path.display(), %error, "sysctl not set");
+            }
+        }
+
+        Ok(())
+    }
+
+    async fn change(&self, link: LinkMessageBuilder<LinkUnspec>) -> io::Result<()> {
+        self.handle
+            .link()
+            .set(link.build())
+            .execute()
+            .await
+            .map_err(errno)
+    }
+}
+
+/// One network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub alias: Option<String>,
+    pub group: u32,
+    pub up: bool,
+    pub mtu: u32,
+    /// The kind that `ip -d link` shows (`tun`, `veth`, …), for virtual links.
+    pub kind: Option<String>,
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            alias: None,
+            group: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+            mtu: 0,
+            kind: None,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+                LinkAttribute::Group(group) => link.group = group,
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::LinkInfo(infos) => link.kind = infos.into_iter().find_map(kind),
+                _ => {}
+            }
+        }
+
+        link
+    }
+}
+
+/// Whether the kernel forwards IPv4.
+pub fn forwarding4() -> bool {
+    reads_one("/proc/sys/net/ipv4/ip_forward")
+}
+
+/// Whether the kernel forwards IPv6.
+pub fn forwarding6() -> bool {
+    reads_one("/proc/sys/net/ipv6/conf/all/forwarding")
+}
+
+fn reads_one(path: &str) -> bool {
+    fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
+}
+
+fn kind(info: LinkInfo) -> Option<String> {
+    match info {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    }
+}
+
+/// The kernel's errno, as an error of the standard library.
+fn errno(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        error => io::Error::other(error),
+    }
+}
+
+/// Takes the errors that mean "not there" for `None`.
+fn absent<T>(result: io::Result<T>, codes: &[libc::c_int]) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error)
+            if error
+                .raw_os_error()
+                .is_some_and(|code| codes.contains(&code)) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

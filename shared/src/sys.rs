@@ -1,8 +1,24 @@
-//! One function per system call; the only `unsafe` of the workspace.
-#![allow(
-    unsafe_code,
-    reason = "system calls that no crate of ours wraps stand here and nowhere else"
-)]
+//! One function for each system call that no safe crate offers: borrowed
+//! descriptors and slices in, `io::Result` out, no policy.
+//!
+//! The only `unsafe` of the workspace.
+
+#![expect(unsafe_code, reason = "this module is the border to libc")]
 
 pub(crate) mod clock;
+pub(crate) mod limits;
 pub(crate) mod process;
+pub(crate) mod readiness;
+pub(crate) mod socket;
+pub(crate) mod tun;
+
+use std::io;
+
+/// Turns the usual return value of a system call into a result.
+fn check(returned: libc::c_int) -> io::Result<libc::c_int> {
+    if returned < 0 {
+        return Err(io::Error::last_os_error());
+    }
+
+    Ok(returned)
+}

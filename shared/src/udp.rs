@@ -1,1 +1,220 @@
+//! The outer socket, which answers from the address it was asked at.
+//!
+//! A hub with several addresses must reply from the one a spoke sent to, or
+//! the spoke's NAT drops the reply; so every datagram comes with its
+//! [`Path`], and goes out along one. IPv4 peers of the dual-stack socket
+//! appear as IPv4: no mapped address leaves this module.
 
+mod pktinfo;
+
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
+
+use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
+use tokio::io::unix::AsyncFd;
+
+use crate::sys;
+
+/// A UDP socket that knows where a datagram came to and from.
+#[derive(Debug)]
+pub struct UdpSocket {
+    io: AsyncFd<Socket>,
+    domain: Domain,
+    connected: bool,
+}
+
+impl UdpSocket {
+    /// Listens on `addr`; `[::]` takes IPv4 too, and becomes `0.0.0.0` on a
+    /// machine without IPv6.
+    pub fn listen(addr: SocketAddr) -> io::Result<Self> {
+        match Self::bind(addr) {
+            Err(error) if addr.ip().is_unspecified() && addr.is_ipv6() && lacks_ipv6(&error) => {
+                Self::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port())))
+            }
+            result => result,
+        }
+    }
+
+    /// A fresh socket that sends to `peer` and hears nobody else; a closed
+    /// port there shows as `ECONNREFUSED`.
+    pub fn connect(peer: SocketAddr) -> io::Result<Self> {
+        let peer = canonical(peer);
+        let (socket, domain) = open(peer)?;
+        socket.connect(&SockAddr::from(peer))?;
+
+        Ok(Self {
+            io: sys::readiness::register(socket)?,
+            domain,
+            connected: true,
+        })
+    }
+
+    /// Receives one datagram and the path it took.
+    pub async fn recv(&self, buf: &mut [u8]) -> io::Result<(usize, Path)> {
+        loop {
+            let mut ready = self.io.readable().await?;
+            if let Ok(result) = ready.try_io(|io| recv(io.get_ref(), buf)) {
+                return result;
+            }
+        }
+    }
+
+    /// Receives one datagram if there is one.
+    pub fn try_recv(&self, buf: &mut [u8]) -> io::Result<(usize, Path)> {
+        recv(self.io.get_ref(), buf)
+    }
+
+    /// Sends one datagram back along `path`; a connected socket sends to its
+    /// peer whatever the path says.
+    ///
+    /// `WouldBlock` means that the datagram is lost, like any other error.
+    pub fn try_send(&self, datagram: &[u8], path: &Path) -> io::Result<()> {
+        if self.connected {
+            self.io.get_ref().send(datagram)?;
+            return Ok(());
+        }
+
+        let peer = SockAddr::from(self.outer(path.peer));
+        let buffers = [IoSlice::new(datagram)];
+        let control = path.local.map(pktinfo::emit).unwrap_or_default();
+        let message = MsgHdr::new()
+            .with_addr(&peer)
+            .with_buffers(&buffers)
+            .with_control(control.bytes());
+        self.io.get_ref().sendmsg(&message, 0)?;
+
+        Ok(())
+    }
+
+    /// The address of this end; unspecified parts are what `listen` was given.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        let local = self.io.get_ref().local_addr()?;
+
+        local
+            .as_socket()
+            .map(canonical)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
+    }
+
+    fn bind(addr: SocketAddr) -> io::Result<Self> {
+        let (socket, domain) = open(addr)?;
+        socket.bind(&SockAddr::from(addr))?;
+
+        Ok(Self {
+            io: sys::readiness::register(socket)?,
+            domain,
+            connected: false,
+        })
+    }
+
+    /// The peer's address as this socket's family writes it.
+    fn outer(&self, peer: SocketAddr) -> SocketAddr {
+        match peer {
+            SocketAddr::V4(v4) if self.domain == Domain::IPV6 => {
+                SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port()))
+            }
+            SocketAddr::V4(_) | SocketAddr::V6(_) => peer,
+        }
+    }
+}
+
+/// Where a datagram came from, and which of our addresses it was sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Path {
+    pub peer: SocketAddr,
+    /// `None` leaves the choice to the kernel.
+    pub local: Option<LocalAddr>,
+}
+
+/// An address of this machine and the interface a datagram came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LocalAddr {
+    pub ip: IpAddr,
+    pub ifindex: u32,
+}
+
+/// A socket of the address's family, with every option set but not bound.
+fn open(addr: SocketAddr) -> io::Result<(Socket, Domain)> {
+    let domain = Domain::for_address(addr);
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+
+    // IPv4 options hold for the IPv4 side of a dual-stack socket too.
+    set(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+    set(
+        &socket,
+        libc::IPPROTO_IP,
+        libc::IP_MTU_DISCOVER,
+        libc::IP_PMTUDISC_DONT,
+    )?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(false)?;
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+        set(
+            &socket,
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DONT,
+        )?;
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)?;
+    }
+    enlarge(&socket)?;
+
+    Ok((socket, domain))
+}
+
+/// Asks for large buffers: beyond the machine's limit where that is allowed.
+fn enlarge(socket: &Socket) -> io::Result<()> {
+    for (force, plain) in [
+        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+    ] {
+        if set(socket, libc::SOL_SOCKET, force, BUFFER).is_err() {
+            set(socket, libc::SOL_SOCKET, plain, BUFFER)?;
+        }
+    }
+
+    Ok(())
+}
+
+fn set(
+    socket: &Socket,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    sys::socket::set_int(socket.as_fd(), level, name, value)
+}
+
+fn recv(socket: &Socket, buf: &mut [u8]) -> io::Result<(usize, Path)> {
+    let mut control = pktinfo::Control::default();
+    let (len, peer, filled) = sys::socket::recvmsg(socket, buf, control.room())?;
+    let peer = peer.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    let local = pktinfo::parse(control.filled(filled));
+
+    Ok((
+        len,
+        Path {
+            peer: canonical(peer),
+            local,
+        },
+    ))
+}
+
+/// Writes a mapped address as the IPv4 address it is.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::from((ip, addr.port())),
+        IpAddr::V6(_) => addr,
+    }
+}
+
+fn lacks_ipv6(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+    )
+}
+
+/// Holds a burst of some 30 ms at 1 Gb/s.
+const BUFFER: libc::c_int = 4 << 20;

@@ -1,0 +1,344 @@
+//! Routes, and the kernel's choice for one destination.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use ipnet::IpNet;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+    RouteProtocol, RouteScope, RouteType, RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+};
+
+use super::{Netlink, absent, address::family, errno};
+
+impl Netlink {
+    /// Adds a route to the main table; the same route again is no error, but
+    /// another one for that network and metric is (`AlreadyExists`).
+    pub async fn add_route(&self, net: IpNet, via: Via) -> io::Result<()> {
+        let result = self.new_route(message(net, via), NLM_F_EXCL).await;
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let same = |route: &Route| route.is(net, via);
+                // The dump is long on some machines, and needed only here.
+                if self.routes().await?.iter().any(same) {
+                    return Ok(());
+                }
+                Err(error)
+            }
+            result => result,
+        }
+    }
+
+    /// Adds a route in place of any other for that network and metric.
+    pub async fn replace_route(&self, net: IpNet, via: Via) -> io::Result<()> {
+        self.new_route(message(net, via), NLM_F_REPLACE).await
+    }
+
+    /// Removes a route that [`Self::add_route`] made; one that is gone is no
+    /// error.
+    pub async fn delete_route(&self, net: IpNet, via: Via) -> io::Result<()> {
+        let mut message = message(net, via);
+        message.header.scope = RouteScope::NoWhere;
+        let result = self.handle.route().del(message).execute().await;
+
+        absent(result.map_err(errno), &[libc::ESRCH, libc::ENODEV]).map(|_| ())
+    }
+
+    /// The routes of all tables, but those that the kernel keeps for its own
+    /// addresses; one for each next hop.
+    pub async fn routes(&self) -> io::Result<Vec<Route>> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            let found = self.handle.route().get(request).execute().map_err(errno);
+            let found: Vec<_> = found
+                .map_ok(|message| stream::iter(Route::parse(&message)).map(io::Result::Ok))
+                .try_flatten()
+                .try_collect()
+                .await
+                .or_else(|error| match error.raw_os_error() {
+                    Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP) => Ok(Vec::new()),
+                    _ => Err(error),
+                })?;
+            routes.extend(found);
+        }
+
+        Ok(routes)
+    }
+
+    /// How the kernel would send a packet to `destination`, as `ip route get`;
+    /// `None` where it would not.
+    pub async fn route_to(&self, destination: IpAddr) -> io::Result<Option<Hop>> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family(destination);
+        request.header.destination_prefix_length = IpNet::from(destination).prefix_len();
+        request.header.flags = RouteFlags::LookupTable;
+        request
+            .attributes
+            .push(RouteAttribute::Destination(destination.into()));
+
+        let found = self.handle.route().get(request).execute().try_next().await;
+        let found = absent(found.map_err(errno), UNREACHABLE)?.flatten();
+        let Some(mut hop) = found.as_ref().and_then(Hop::parse) else {
+            return Ok(None);
+        };
+        if hop.mtu.is_none() {
+            hop.mtu = self.link_by_index(hop.oif).await?.map(|link| link.mtu);
+        }
+
+        Ok(Some(hop))
+    }
+
+    async fn new_route(&self, message: RouteMessage, mode: u16) -> io::Result<()> {
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | mode;
+
+        self.acknowledged(request).await
+    }
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// Out of the link of that index.
+    Device(u32),
+    /// To a gateway on the link of that index.
+    Gateway(IpAddr, u32),
+    /// Nowhere: packets are dropped. A high metric lets others go before it.
+    Blackhole { metric: u32 },
+}
+
+/// One route, or one next hop of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    pub net: IpNet,
+    pub gateway: Option<IpAddr>,
+    pub oif: Option<u32>,
+    pub kind: RouteKind,
+    pub table: u32,
+    /// As in /etc/iproute2/rt_protos: 2 is the kernel's, 4 static.
+    pub protocol: u8,
+    pub metric: u32,
+}
+
+/// What becomes of a packet that matches the route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RouteKind {
+    Unicast,
+    Blackhole,
+    /// Refused with an answer, or looked up elsewhere.
+    Refused,
+}
+
+/// The kernel's choice for one destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Hop {
+    pub oif: u32,
+    /// `None` on a link where the destination itself is the next hop.
+    pub gateway: Option<IpAddr>,
+    pub source: Option<IpAddr>,
+    /// The route's own MTU, learnt or set, else the link's.
+    pub mtu: Option<u32>,
+}
+
+impl Route {
+    /// Whether this is what [`Netlink::add_route`] makes of the arguments.
+    fn is(&self, net: IpNet, via: Via) -> bool {
+        let leads = match via {
+            Via::Device(index) => self.oif == Some(index) && self.gateway.is_none(),
+            Via::Gateway(gateway, index) => {
+                self.oif == Some(index) && self.gateway == Some(gateway)
+            }
+            Via::Blackhole { metric } => {
+                self.kind == RouteKind::Blackhole && self.metric == kernel_metric(net, metric)
+            }
+        };
+
+        leads && self.net == net.trunc() && self.table == u32::from(RouteHeader::RT_TABLE_MAIN)
+    }
+
+    fn parse(message: &RouteMessage) -> Vec<Self> {
+        let fields = Fields::parse(&message.attributes);
+        let kind = match message.header.kind {
+            RouteType::Unicast => RouteKind::Unicast,
+            RouteType::BlackHole => RouteKind::Blackhole,
+            RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => RouteKind::Refused,
+            _ => return Vec::new(),
+        };
+        let any = match message.header.address_family {
+            AddressFamily::Inet => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            AddressFamily::Inet6 => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+            _ => return Vec::new(),
+        };
+        let Ok(net) = IpNet::new(
+            fields.destination.unwrap_or(any),
+            message.header.destination_prefix_length,
+        ) else {
+            return Vec::new();
+        };
+        let route = Self {
+            net,
+            gateway: fields.gateway,
+            oif: fields.oif,
+            kind,
+            table: fields
+                .table
+                .unwrap_or_else(|| u32::from(message.header.table)),
+            protocol: message.header.protocol.into(),
+            metric: fields.metric,
+        };
+        if fields.hops.is_empty() {
+            return vec![route];
+        }
+
+        let each = |(gateway, oif)| Self {
+            gateway,
+            oif: Some(oif),
+            ..route
+        };
+        fields.hops.into_iter().map(each).collect()
+    }
+}
+
+impl Hop {
+    fn parse(message: &RouteMessage) -> Option<Self> {
+        if !matches!(
+            message.header.kind,
+            RouteType::Unicast | RouteType::Local | RouteType::Broadcast | RouteType::Multicast
+        ) {
+            return None;
+        }
+        let fields = Fields::parse(&message.attributes);
+        let (gateway, oif) = match fields.hops.first() {
+            Some((gateway, oif)) => (*gateway, *oif),
+            None => (fields.gateway, fields.oif?),
+        };
+
+        Some(Self {
+            oif,
+            gateway,
+            source: fields.source,
+            mtu: fields.mtu,
+        })
+    }
+}
+
+/// The attributes that matter here.
+#[derive(Default)]
+struct Fields {
+    destination: Option<IpAddr>,
+    gateway: Option<IpAddr>,
+    source: Option<IpAddr>,
+    oif: Option<u32>,
+    table: Option<u32>,
+    metric: u32,
+    mtu: Option<u32>,
+    hops: Vec<(Option<IpAddr>, u32)>,
+}
+
+impl Fields {
+    fn parse(attributes: &[RouteAttribute]) -> Self {
+        let mut fields = Self::default();
+        for attribute in attributes {
+            match attribute {
+                RouteAttribute::Destination(address) => fields.destination = ip(address),
+                RouteAttribute::Gateway(address) => fields.gateway = ip(address),
+                RouteAttribute::Via(RouteVia::Inet(address)) => {
+                    fields.gateway = Some((*address).into());
+                }
+                RouteAttribute::Via(RouteVia::Inet6(address)) => {
+                    fields.gateway = Some((*address).into());
+                }
+                RouteAttribute::PrefSource(address) => fields.source = ip(address),
+                RouteAttribute::Oif(index) => fields.oif = Some(*index),
+                RouteAttribute::Table(table) => fields.table = Some(*table),
+                RouteAttribute::Priority(metric) => fields.metric = *metric,
+                RouteAttribute::Metrics(metrics) => fields.mtu = metrics.iter().find_map(mtu),
+                RouteAttribute::MultiPath(hops) => {
+                    let each = |hop: &netlink_packet_route::route::RouteNextHop| {
+                        (Self::parse(&hop.attributes).gateway, hop.interface_index)
+                    };
+                    fields.hops = hops.iter().map(each).collect();
+                }
+                _ => {}
+            }
+        }
+
+        fields
+    }
+}
+
+/// The route as a request: main table, protocol static.
+pub(super) fn message(net: IpNet, via: Via) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(net.addr());
+    message.header.destination_prefix_length = net.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = RouteScope::Universe;
+    message
+        .attributes
+        .push(RouteAttribute::Destination(net.network().into()));
+    match via {
+        Via::Device(index) => {
+            if net.addr().is_ipv4() {
+                message.header.scope = RouteScope::Link;
+            }
+            message.attributes.push(RouteAttribute::Oif(index));
+        }
+        Via::Gateway(gateway, index) => {
+            message
+                .attributes
+                .push(RouteAttribute::Gateway(gateway.into()));
+            message.attributes.push(RouteAttribute::Oif(index));
+        }
+        Via::Blackhole { metric } => {
+            message.header.kind = RouteType::BlackHole;
+            message.attributes.push(RouteAttribute::Priority(metric));
+        }
+    }
+
+    message
+}
+
+/// IPv6 has no metric 0: the kernel writes 1024 for it.
+fn kernel_metric(net: IpNet, metric: u32) -> u32 {
+    if net.addr().is_ipv6() && metric == 0 {
+        return 1024;
+    }
+
+    metric
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
+fn mtu(metric: &RouteMetric) -> Option<u32> {
+    match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    }
+}
+
+/// What a lookup says that ends at no route, or at one that refuses.
+const UNREACHABLE: &[libc::c_int] = &[
+    libc::ENETUNREACH,
+    libc::EHOSTUNREACH,
+    libc::EACCES,
+    libc::EINVAL,
+    libc::EAGAIN,
+    libc::EAFNOSUPPORT,
+    libc::EOPNOTSUPP,
+];

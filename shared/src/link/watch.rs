@@ -1,0 +1,164 @@
+//! What changed in the kernel's network configuration.
+//!
+//! The events of one burst come coalesced: a script that sets ten thousand
+//! routes is one [`Change::Route`] for each time the reader looks. A reader
+//! that is too slow gets [`Change::Lost`] and looks at everything again.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkFlags;
+use rtnetlink::constants::{
+    RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE, RTMGRP_LINK,
+};
+use rtnetlink::packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use tokio::io::unix::AsyncFd;
+
+use super::{Address, Netlink};
+use crate::sys;
+
+impl Netlink {
+    /// Watches links, addresses and routes from now on.
+    pub fn watch(&self) -> io::Result<Changes> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.set_non_blocking(true)?;
+        socket.set_rx_buf_sz(BUFFER)?;
+        socket.bind(&SocketAddr::new(0, GROUPS))?;
+
+        Ok(Changes {
+            socket: sys::readiness::register(socket)?,
+            pending: VecDeque::new(),
+        })
+    }
+}
+
+/// The stream of changes; dropping it ends the watching.
+pub struct Changes {
+    socket: AsyncFd<Socket>,
+    pending: VecDeque<Change>,
+}
+
+impl Changes {
+    /// The next change. Cancelling the wait loses nothing.
+    pub async fn recv(&mut self) -> io::Result<Change> {
+        loop {
+            if let Some(change) = self.pending.pop_front() {
+                return Ok(change);
+            }
+            let mut ready = self.socket.readable().await?;
+            let result = ready.try_io(|socket| drain(socket.get_ref(), &mut self.pending));
+            if let Ok(result) = result {
+                result?;
+            }
+        }
+    }
+}
+
+/// Something that changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    Link {
+        index: u32,
+        up: bool,
+        removed: bool,
+    },
+    Address {
+        index: u32,
+        ip: IpAddr,
+        added: bool,
+    },
+    /// Some route, of whatever table, came or went.
+    Route,
+    /// Events were lost: anything may have changed.
+    Lost,
+}
+
+/// Reads all there is. Ends with `WouldBlock`, so that the caller's readiness
+/// is renewed, unless something is pending.
+fn drain(socket: &Socket, pending: &mut VecDeque<Change>) -> io::Result<()> {
+    loop {
+        let mut buffer = Vec::with_capacity(DATAGRAM);
+        match socket.recv(&mut buffer, 0) {
+            Ok(_) => parse(&buffer, pending),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                push(pending, Change::Lost);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Takes the changes out of one datagram of messages.
+fn parse(mut datagram: &[u8], pending: &mut VecDeque<Change>) {
+    while let Ok(message) = NetlinkBuffer::new_checked(datagram) {
+        let len = message.length() as usize;
+        if matches!(message.message_type(), RTM_NEWROUTE | RTM_DELROUTE) {
+            push(pending, Change::Route);
+        } else if let Ok(message) = NetlinkMessage::deserialize(&datagram[..len])
+            && let NetlinkPayload::InnerMessage(message) = message.payload
+            && let Some(change) = change(&message)
+        {
+            push(pending, change);
+        }
+        datagram = datagram.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+}
+
+/// Appends a change that does not stand there already as the latest word on
+/// its subject.
+fn push(pending: &mut VecDeque<Change>, change: Change) {
+    if matches!(change, Change::Route | Change::Lost) {
+        if pending.contains(&change) {
+            return;
+        }
+    } else if pending.back() == Some(&change) {
+        return;
+    }
+    pending.push_back(change);
+}
+
+fn change(message: &RouteNetlinkMessage) -> Option<Change> {
+    let (message, added) = match message {
+        RouteNetlinkMessage::NewLink(link) => {
+            return Some(Change::Link {
+                index: link.header.index,
+                up: link.header.flags.contains(LinkFlags::Up),
+                removed: false,
+            });
+        }
+        RouteNetlinkMessage::DelLink(link) => {
+            return Some(Change::Link {
+                index: link.header.index,
+                up: false,
+                removed: true,
+            });
+        }
+        RouteNetlinkMessage::NewAddress(address) => (address, true),
+        RouteNetlinkMessage::DelAddress(address) => (address, false),
+        _ => return None,
+    };
+    let address = Address::parse(message)?;
+
+    Some(Change::Address {
+        index: address.index,
+        ip: address.net.addr(),
+        added,
+    })
+}
+
+const GROUPS: u32 =
+    RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE;
+
+/// Some thousand route messages, each counted with its buffer's overhead.
+const BUFFER: u32 = 4 << 20;
+
+/// The kernel's own notifications are a page at most; a link with all its
+/// statistics is the largest.
+const DATAGRAM: usize = 16 << 10;
+
+const RTM_NEWROUTE: u16 = libc::RTM_NEWROUTE;
+const RTM_DELROUTE: u16 = libc::RTM_DELROUTE;

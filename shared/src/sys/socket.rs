@@ -1,0 +1,60 @@
+//! `setsockopt` for options socket2 lacks, and `recvmsg` into plain slices.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::slice;
+
+use socket2::{MaybeUninitSlice, MsgHdrMut, SockAddr, Socket};
+
+use super::check;
+
+/// Sets an option whose value is a C int.
+pub(crate) fn set_int(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: pointer and length describe `value`, which lives through the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    })?;
+
+    Ok(())
+}
+
+/// Receives one datagram: its length, its sender, and the length of `control`
+/// that was filled.
+pub(crate) fn recvmsg(
+    socket: &Socket,
+    buf: &mut [u8],
+    control: &mut [u8],
+) -> io::Result<(usize, Option<SocketAddr>, usize)> {
+    let mut sender = SockAddr::from(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
+    let mut buffers = [MaybeUninitSlice::new(uninit(buf))];
+    let mut message = MsgHdrMut::new()
+        .with_addr(&mut sender)
+        .with_buffers(&mut buffers)
+        .with_control(uninit(control));
+    let len = socket.recvmsg(&mut message, 0)?;
+    let filled = message.control_len();
+
+    Ok((len, sender.as_socket(), filled))
+}
+
+/// The slice as the kernel may write it.
+fn uninit(bytes: &mut [u8]) -> &mut [MaybeUninit<u8>] {
+    let len = bytes.len();
+    let start = bytes.as_mut_ptr().cast::<MaybeUninit<u8>>();
+    // SAFETY: `MaybeUninit<u8>` has the layout of `u8`, the borrow passes from
+    // `bytes` to the result, and `recvmsg` never writes uninitialised bytes.
+    unsafe { slice::from_raw_parts_mut(start, len) }
+}
