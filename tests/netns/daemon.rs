@@ -38,6 +38,7 @@ impl Daemon {
     pub(crate) fn spawn(mut command: Command) -> Self {
         command
             .env_remove("RUST_LOG")
+            .env_remove("RUST_BACKTRACE")
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -10,6 +10,7 @@
 )]
 
 mod daemon;
+mod go_peer;
 mod namespace;
 mod network;
 mod relay;
@@ -18,3 +19,4 @@ mod traffic;
 mod wait;
 
 mod carry;
+mod interop;
