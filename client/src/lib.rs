@@ -2,6 +2,12 @@
 
 mod admit;
 mod backoff;
+mod clash;
+mod config;
 mod dial;
+mod hint;
 mod liveness;
 mod spoke;
+
+pub use config::SpokeConfig;
+pub use spoke::run;

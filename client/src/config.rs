@@ -1,0 +1,38 @@
+//! What a spoke is told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dtun_shared::dtls::CipherSuite;
+use dtun_shared::dtls::schedule::Psk;
+use ipnet::IpNet;
+
+/// A spoke's settings; the command line has made sure that they make sense.
+#[derive(Debug)]
+pub struct SpokeConfig {
+    /// The hub as `host:port`, host a name or an address.
+    pub connect: String,
+    pub psk: Psk,
+    /// The hint; none for the machine's default.
+    pub hint: Option<String>,
+    /// Networks behind the spoke.
+    pub peernet: Vec<IpNet>,
+    /// Hook for the tunnel's beginning.
+    pub up: Option<PathBuf>,
+    /// Hook for its end.
+    pub down: Option<PathBuf>,
+    /// The device's name; none for the next free one.
+    pub tun: Option<String>,
+    pub keepalive: Duration,
+    /// How long the hub may stay away before the machine has its own network
+    /// back; none for ever.
+    pub fallback: Option<Duration>,
+    /// End with the first failed dial.
+    pub once: bool,
+    /// Inner MTU; none for the default.
+    pub mtu: Option<u16>,
+    /// Directory for what must outlive the process.
+    pub state: Option<PathBuf>,
+    /// Offered to the hub, in this order.
+    pub suites: Vec<CipherSuite>,
+}
