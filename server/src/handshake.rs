@@ -1,1 +1,525 @@
+//! The hub's side of the DTLS 1.2 handshake with a pre-shared key (RFC 6347,
+//! RFC 4279): datagram in; datagrams and finished handshakes out. Pure.
+//!
+//! Before the cookie nothing is kept, and never a byte more sent than came.
+//! After it, whatever does not come in its turn is dropped and counted: no
+//! datagram that others can forge ends a handshake. All handshakes of the hub
+//! are in one [`Handshakes`], because their limits are common.
 
+mod cookie;
+mod counters;
+mod entropy;
+mod final_flight;
+mod half_open;
+mod hint;
+mod table;
+
+pub use counters::HandshakeCounters;
+pub use entropy::{Entropy, SeededEntropy, SystemEntropy};
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use dtun_shared::dtls::alert::{self, Alert};
+use dtun_shared::dtls::fragment::{MAX_MESSAGE, Reassembly};
+use dtun_shared::dtls::header::{ContentType, RecordHeader, emit_plaintext, records};
+use dtun_shared::dtls::message::{
+    ClientHello, Fragment, HandshakeType, HelloVerifyRequest, RENEGOTIATION_SCSV, emit_message,
+    fragments,
+};
+use dtun_shared::dtls::schedule::{Psk, Secrets};
+use dtun_shared::dtls::{CipherSuite, DTLS_1_2, RECORD_HEADER};
+use dtun_shared::record::{Opener, Sealer};
+
+use cookie::Cookies;
+use final_flight::FinalFlight;
+use half_open::{Done, Due, HalfOpen, Keyring, Offer};
+use table::{Id, Table};
+
+/// Every half-open handshake of the hub, and the final flights of fresh sessions.
+pub struct Handshakes {
+    keyring: Keyring,
+    /// In order of preference.
+    suites: Vec<CipherSuite>,
+    entropy: Box<dyn Entropy>,
+    cookies: Cookies,
+    table: Table,
+    final_flights: HashMap<SocketAddr, FinalFlight>,
+    /// When final flights are forgotten, the next first. One that was replaced
+    /// is no longer due when its time here comes.
+    forget: VecDeque<(Instant, SocketAddr)>,
+    fragment_bytes: usize,
+    transmits: VecDeque<(SocketAddr, Vec<u8>)>,
+    events: VecDeque<Established>,
+    counters: HandshakeCounters,
+}
+
+/// What became of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing in it concerns a session.
+    Consumed,
+    /// It holds records for the session with this peer, if there is one; poll
+    /// events first, for it may have finished the handshake too.
+    NotMine,
+}
+
+/// A handshake that both sides have proved the key in.
+#[derive(Debug)]
+pub struct Established {
+    pub peer: SocketAddr,
+    pub hint: String,
+    pub secrets: Secrets,
+    /// Shared with the final flight, which may be sealed again.
+    pub sealer: Arc<Sealer>,
+    pub opener: Opener,
+    /// The spoke offered no suite but CCM_8, as the Go program does.
+    pub only_ccm8: bool,
+}
+
+impl Handshakes {
+    /// `suites` in the hub's order of preference.
+    pub fn new(psk: Psk, suites: Vec<CipherSuite>, entropy: impl Entropy + 'static) -> Self {
+        let mut entropy = Box::new(entropy);
+        let keyring = Keyring::new(psk, entropy.as_mut());
+
+        Self {
+            keyring,
+            suites,
+            entropy,
+            cookies: Cookies::new(),
+            table: Table::default(),
+            final_flights: HashMap::new(),
+            forget: VecDeque::new(),
+            fragment_bytes: 0,
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            counters: HandshakeCounters::default(),
+        }
+    }
+
+    /// Takes what came from `peer`.
+    pub fn handle_datagram(&mut self, now: Instant, peer: SocketAddr, datagram: &[u8]) -> Verdict {
+        let mut verdict = Verdict::Consumed;
+        let mut hello_answered = false;
+        let mut rest = datagram;
+
+        for (header, body) in records(datagram) {
+            let (record, after) = rest.split_at(RECORD_HEADER + header.len);
+            rest = after;
+
+            match (header.epoch, header.content) {
+                (0, ContentType::Handshake) => {
+                    self.handle_plaintext(now, peer, &header, body, &mut hello_answered);
+                }
+                // The epoch of the record after it says as much.
+                (0, ContentType::ChangeCipherSpec) => {}
+                (0, ContentType::Alert) => self.counters.alerts += 1,
+                (0, ContentType::ApplicationData) => self.counters.out_of_turn += 1,
+                (1, ContentType::Handshake)
+                    if self.in_progress(peer) || self.final_flights.contains_key(&peer) =>
+                {
+                    self.handle_finished(now, peer, record);
+                }
+                _ => verdict = Verdict::NotMine,
+            }
+        }
+        if !rest.is_empty() || datagram.is_empty() {
+            self.counters.malformed += 1;
+        }
+
+        verdict
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        self.transmits.pop_front()
+    }
+
+    /// The next finished handshake.
+    pub fn poll_event(&mut self) -> Option<Established> {
+        self.events.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let half_open = self.table.next_deadline().map(|(at, _)| at);
+        let forget = self.forget.front().map(|&(at, _)| at);
+
+        half_open.into_iter().chain(forget).min()
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((at, id)) = self.table.next_deadline()
+            && at <= now
+        {
+            self.handle_due(now, id);
+        }
+        while let Some(&(at, peer)) = self.forget.front()
+            && at <= now
+        {
+            self.forget.pop_front();
+            if self
+                .final_flights
+                .get(&peer)
+                .is_some_and(|flight| flight.until() <= now)
+            {
+                self.final_flights.remove(&peer);
+            }
+        }
+    }
+
+    /// The first authenticated application record of the session with `peer`
+    /// arrived, or the session ended: the final flight is needed no more.
+    pub fn confirmed(&mut self, peer: SocketAddr) {
+        if let Some(flight) = self.final_flights.get_mut(&peer) {
+            flight.confirm();
+        }
+    }
+
+    /// Whether a handshake with `peer` is in progress. Such a peer must get no
+    /// alert for a record without a session: anyone can forge the record.
+    #[must_use]
+    pub fn in_progress(&self, peer: SocketAddr) -> bool {
+        !self.table.of(peer).is_empty()
+    }
+
+    #[must_use]
+    pub fn counters(&self) -> HandshakeCounters {
+        HandshakeCounters {
+            half_open: self.table.len(),
+            fragment_bytes: self.fragment_bytes,
+            final_flights: self.final_flights.len(),
+            ..self.counters
+        }
+    }
+
+    fn handle_plaintext(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        header: &RecordHeader,
+        body: &[u8],
+        hello_answered: &mut bool,
+    ) {
+        let mut messages = fragments(body).peekable();
+        if messages.peek().is_none() {
+            self.counters.malformed += 1;
+        }
+        for fragment in messages {
+            match fragment.kind {
+                // One hello, one answer: several must not add up to more than came.
+                HandshakeType::ClientHello if !*hello_answered => {
+                    *hello_answered = true;
+                    self.handle_hello(now, peer, header.seq, &fragment);
+                }
+                HandshakeType::ClientKeyExchange if header.version == DTLS_1_2 => {
+                    self.handle_key_exchange(now, peer, &fragment);
+                }
+                _ => self.counters.out_of_turn += 1,
+            }
+        }
+    }
+
+    fn handle_hello(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        record: u64,
+        fragment: &Fragment<'_>,
+    ) {
+        if !fragment.is_whole() {
+            self.counters.fragmented_hellos += 1;
+            return;
+        }
+        let Some(hello) = ClientHello::parse(fragment.body) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        // The flights count on from the hello's numbers.
+        if fragment.message_seq > LAST_MESSAGE_SEQ || record > LAST_RECORD {
+            self.counters.malformed += 1;
+            return;
+        }
+
+        if !self.cookies.verify(
+            now,
+            self.entropy.as_mut(),
+            peer,
+            &hello.random,
+            hello.cookie,
+        ) {
+            self.ask_for_cookie(now, peer, record, fragment.message_seq, &hello);
+            return;
+        }
+        self.counters.cookies_returned += 1;
+
+        let repeated = self.table.of(peer).iter().copied().find(|id| {
+            self.table
+                .get(*id)
+                .is_some_and(|half_open| half_open.came_from(&hello.random, fragment.message_seq))
+        });
+        if let Some(id) = repeated {
+            let flight = self
+                .table
+                .update(id, |half_open| half_open.handle_hello_again(now));
+            self.transmits.extend(flight.map(|flight| (peer, flight)));
+            self.counters.resent += 1;
+        } else if self
+            .final_flights
+            .get(&peer)
+            .is_some_and(|flight| flight.came_from(&hello.random))
+        {
+            self.counters.out_of_turn += 1;
+        } else {
+            self.open(now, peer, record, fragment, &hello);
+        }
+    }
+
+    fn ask_for_cookie(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        record: u64,
+        message_seq: u16,
+        hello: &ClientHello<'_>,
+    ) {
+        let cookie = self
+            .cookies
+            .issue(now, self.entropy.as_mut(), peer, &hello.random);
+        let mut body = Vec::with_capacity(3 + cookie.len());
+        HelloVerifyRequest { cookie: &cookie }.emit(&mut body);
+        let mut message = Vec::with_capacity(48);
+        emit_message(
+            HandshakeType::HelloVerifyRequest,
+            message_seq,
+            &body,
+            &mut message,
+        );
+        let mut datagram = Vec::with_capacity(64);
+        emit_plaintext(ContentType::Handshake, record, &message, &mut datagram);
+
+        self.counters.cookies_issued += 1;
+        self.transmits.push_back((peer, datagram));
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        record: u64,
+        fragment: &Fragment<'_>,
+        hello: &ClientHello<'_>,
+    ) {
+        let Some(&suite) = self
+            .suites
+            .iter()
+            .find(|suite| hello.suites.contains(suite.code()))
+        else {
+            self.counters.no_common_suite += 1;
+            let alert = plaintext_alert(record, alert::HANDSHAKE_FAILURE);
+            self.transmits.push_back((peer, alert));
+            return;
+        };
+        for id in self.table.victims(peer) {
+            self.remove(id);
+            self.counters.displaced += 1;
+        }
+
+        let mut server_random = [0; 32];
+        self.entropy.fill(&mut server_random);
+        let offer = Offer {
+            client_random: hello.random,
+            message_seq: fragment.message_seq,
+            suite,
+            only_ccm8: hello
+                .suites
+                .iter()
+                .all(|code| code == CipherSuite::Ccm8.code() || code == RENEGOTIATION_SCSV),
+            extended_master_secret: hello.extended_master_secret,
+            renegotiation_info: hello.renegotiation_info,
+        };
+        let mut half_open = HalfOpen::new(now, peer, offer, server_random, record, fragment.body);
+        self.transmits.push_back((peer, half_open.hello_flight()));
+        self.table.insert(half_open);
+    }
+
+    fn handle_key_exchange(&mut self, now: Instant, peer: SocketAddr, fragment: &Fragment<'_>) {
+        let mut expected = false;
+        for id in self.table.of(peer).to_vec() {
+            if self
+                .table
+                .get(id)
+                .is_some_and(|half_open| half_open.expects(fragment))
+            {
+                expected = true;
+                self.advance(now, id, fragment);
+            }
+        }
+        if !expected {
+            self.counters.out_of_turn += 1;
+        }
+    }
+
+    /// Takes a piece of the ClientKeyExchange that this handshake waits for.
+    fn advance(&mut self, now: Instant, id: Id, fragment: &Fragment<'_>) {
+        let assembled;
+        let body = if fragment.is_whole() && fragment.total <= MAX_MESSAGE {
+            fragment.body
+        } else {
+            match self.assemble(id, fragment) {
+                Some(body) => {
+                    assembled = body;
+                    &assembled
+                }
+                None => return,
+            }
+        };
+
+        let keyring = &self.keyring;
+        let early = self.table.update(id, |half_open| {
+            half_open
+                .handle_key_exchange(now, body, keyring)
+                .then(|| half_open.take_early())
+        });
+        match early.flatten() {
+            None => self.counters.malformed += 1,
+            Some(Some(record)) => {
+                // Whether it was the spoke's cannot be said: no proof of a wrong key.
+                if let Some(done) = self.table.get(id).and_then(|it| it.verify(now, &record)) {
+                    self.finish(id, done);
+                }
+            }
+            Some(None) => {}
+        }
+    }
+
+    /// Puts a fragment to the others of its message; the body once it is whole.
+    fn assemble(&mut self, id: Id, fragment: &Fragment<'_>) -> Option<Vec<u8>> {
+        let mut partial = self
+            .table
+            .update(id, |half_open| half_open.partial.take())?;
+        if let Some(old) = &partial {
+            self.fragment_bytes -= old.held();
+        }
+
+        // One that fits no longer is an older message's, or a forgery: the
+        // spoke's next repeat must find the place free.
+        let joined = partial
+            .as_mut()
+            .is_some_and(|partial| partial.add(fragment).is_ok());
+        if !joined {
+            if fragment.total > MAX_MESSAGE {
+                self.counters.malformed += 1;
+                return None;
+            }
+            if self.fragment_bytes + Reassembly::cost(fragment) > FRAGMENT_BUDGET {
+                self.counters.over_budget += 1;
+                return None;
+            }
+            partial = Reassembly::begin(fragment);
+        }
+
+        let partial = partial?;
+        if let Some(body) = partial.body() {
+            return Some(body.to_vec());
+        }
+        self.fragment_bytes += partial.held();
+        self.table
+            .update(id, |half_open| half_open.partial = Some(partial));
+
+        None
+    }
+
+    fn handle_finished(&mut self, now: Instant, peer: SocketAddr, record: &[u8]) {
+        // First, so that a repeat never counts as a wrong key of a handshake beside it.
+        if let Some(flight) = self.final_flights.get_mut(&peer)
+            && flight.recognises(record)
+        {
+            if let Some(datagram) = flight.repeat(now) {
+                self.counters.resent += 1;
+                self.transmits.push_back((peer, datagram));
+            }
+            return;
+        }
+
+        for id in self.table.of(peer).to_vec() {
+            let done = self
+                .table
+                .update(id, |half_open| half_open.handle_finished(now, record));
+            if let Some(done) = done.flatten() {
+                self.finish(id, done);
+                return;
+            }
+        }
+        self.counters.unverified += 1;
+    }
+
+    fn finish(&mut self, id: Id, done: Done) {
+        let peer = done.established.peer;
+        // Those opened later may be the spoke's next life; those before are not.
+        for older in self.table.of(peer).to_vec() {
+            if older <= id {
+                self.remove(older);
+            }
+        }
+
+        self.forget.push_back((done.final_flight.until(), peer));
+        self.final_flights.insert(peer, done.final_flight);
+        self.transmits.push_back((peer, done.datagram));
+        self.events.push_back(done.established);
+        self.counters.established += 1;
+    }
+
+    fn handle_due(&mut self, now: Instant, id: Id) {
+        let Some(peer) = self.table.get(id).map(HalfOpen::peer) else {
+            return;
+        };
+        match self
+            .table
+            .update(id, |half_open| half_open.handle_timeout(now))
+        {
+            Some(Due::Resend(flight)) => {
+                self.counters.resent += 1;
+                self.transmits.push_back((peer, flight));
+            }
+            Some(Due::Reject(alert)) => {
+                self.counters.rejected += 1;
+                self.transmits.push_back((peer, alert));
+            }
+            Some(Due::Expired) => {
+                self.remove(id);
+                self.counters.expired += 1;
+            }
+            Some(Due::Nothing) | None => {}
+        }
+    }
+
+    fn remove(&mut self, id: Id) {
+        if let Some(half_open) = self.table.remove(id)
+            && let Some(partial) = &half_open.partial
+        {
+            self.fragment_bytes -= partial.held();
+        }
+    }
+}
+
+fn plaintext_alert(record: u64, description: u8) -> Vec<u8> {
+    let mut datagram = Vec::with_capacity(RECORD_HEADER + 2);
+    let alert = Alert::fatal(description).emit();
+    emit_plaintext(ContentType::Alert, record, &alert, &mut datagram);
+
+    datagram
+}
+
+/// For all fragments of all handshakes.
+const FRAGMENT_BUDGET: usize = 1 << 20;
+
+/// The Finished is two messages after the hello.
+const LAST_MESSAGE_SEQ: u16 = u16::MAX - 2;
+
+/// Far from the end of the 48 bits, and farther than any client counts.
+const LAST_RECORD: u64 = 1 << 32;

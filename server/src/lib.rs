@@ -1,6 +1,6 @@
 //! The hub: listener, its side of the handshake, leases, pools, peernet policy.
 
-mod handshake;
+pub mod handshake;
 mod hub;
 mod lease;
 mod peernet;

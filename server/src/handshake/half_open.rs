@@ -1,0 +1,464 @@
+//! One handshake in progress, from the ClientHello with a good cookie to the
+//! client's Finished.
+//!
+//! Nothing that comes before a Finished is authenticated, so nothing before it
+//! is believed for good: key exchanges stand beside each other as candidates
+//! until a Finished tells which one was the spoke's.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use dtun_shared::dtls::CipherSuite;
+use dtun_shared::dtls::alert;
+use dtun_shared::dtls::fragment::Reassembly;
+use dtun_shared::dtls::header::{ContentType, emit_plaintext};
+use dtun_shared::dtls::message::{
+    ClientKeyExchange, Finished, Fragment, HandshakeType, MESSAGE_HEADER, ServerHello,
+    emit_message, fragments,
+};
+use dtun_shared::dtls::schedule::{
+    CLIENT_FINISHED, MasterSecret, Psk, SERVER_FINISHED, Secrets, SessionKeys, Transcript,
+    extended_master_secret, master_secret, verify_data,
+};
+use dtun_shared::record::{Opener, Sealer};
+
+use super::entropy::Entropy;
+use super::final_flight::{FinalFlight, Flight};
+use super::{Established, hint, plaintext_alert};
+
+/// What the hub holds for one spoke that has not proved the key yet.
+pub(super) struct HalfOpen {
+    peer: SocketAddr,
+    offer: Offer,
+    server_random: [u8; 32],
+    /// ClientHello to ServerHelloDone.
+    transcript: Transcript,
+    /// The latest last.
+    candidates: Vec<Candidate>,
+    /// A ClientKeyExchange in fragments.
+    pub(super) partial: Option<Reassembly>,
+    /// An epoch-1 record that overtook its ClientKeyExchange.
+    early: Option<Box<[u8]>>,
+    /// Next plaintext record number.
+    next_record: u64,
+    born: Instant,
+    /// Arrival of the last datagram that moved the handshake.
+    useful: Instant,
+    resend_at: Option<Instant>,
+    resends: u32,
+    rejection: Rejection,
+}
+
+/// What the hub makes of a ClientHello.
+pub(super) struct Offer {
+    pub(super) client_random: [u8; 32],
+    pub(super) message_seq: u16,
+    pub(super) suite: CipherSuite,
+    pub(super) only_ccm8: bool,
+    pub(super) extended_master_secret: bool,
+    pub(super) renegotiation_info: bool,
+}
+
+/// The two keys a ClientKeyExchange can lead to.
+pub(super) struct Keyring {
+    psk: Psk,
+    /// For unknown hints: random, of the same length, so that it takes as long.
+    decoy: Psk,
+}
+
+impl Keyring {
+    pub(super) fn new(psk: Psk, entropy: &mut dyn Entropy) -> Self {
+        let mut decoy = vec![0; psk.as_bytes().len()];
+        entropy.fill(&mut decoy);
+        let decoy = Psk::new(decoy).expect("the key it is as long as is good");
+
+        Self { psk, decoy }
+    }
+}
+
+/// A handshake that is done.
+pub(super) struct Done {
+    pub(super) established: Established,
+    pub(super) final_flight: FinalFlight,
+    pub(super) datagram: Vec<u8>,
+}
+
+/// What a timer brought.
+pub(super) enum Due {
+    Nothing,
+    Resend(Vec<u8>),
+    /// No key verified the Finished.
+    Reject(Vec<u8>),
+    Expired,
+}
+
+impl HalfOpen {
+    /// Opens a handshake for a hello whose cookie is good; `hello` is the
+    /// message's body, `record` the number of its record.
+    pub(super) fn new(
+        now: Instant,
+        peer: SocketAddr,
+        offer: Offer,
+        server_random: [u8; 32],
+        record: u64,
+        hello: &[u8],
+    ) -> Self {
+        let mut half_open = Self {
+            peer,
+            offer,
+            server_random,
+            transcript: Transcript::default(),
+            candidates: Vec::new(),
+            partial: None,
+            early: None,
+            next_record: record,
+            born: now,
+            useful: now,
+            resend_at: Some(now + FIRST_RESEND),
+            resends: 0,
+            rejection: Rejection::None,
+        };
+        half_open.transcript.add_message(
+            HandshakeType::ClientHello,
+            half_open.offer.message_seq,
+            hello,
+        );
+        for message in half_open.hello_messages() {
+            half_open.transcript.add(&message);
+        }
+
+        half_open
+    }
+
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Whether a hello is a repeat of the one that opened this handshake.
+    pub(super) fn came_from(&self, client_random: &[u8; 32], message_seq: u16) -> bool {
+        self.offer.client_random == *client_random && self.offer.message_seq == message_seq
+    }
+
+    pub(super) fn has_key_exchange(&self) -> bool {
+        !self.candidates.is_empty()
+    }
+
+    /// ServerHello and ServerHelloDone as one datagram, under new record numbers.
+    pub(super) fn hello_flight(&mut self) -> Vec<u8> {
+        let mut datagram = Vec::with_capacity(128);
+        for message in self.hello_messages() {
+            emit_plaintext(
+                ContentType::Handshake,
+                self.next_record,
+                &message,
+                &mut datagram,
+            );
+            self.next_record += 1;
+        }
+
+        datagram
+    }
+
+    /// The spoke repeated its hello.
+    pub(super) fn handle_hello_again(&mut self, now: Instant) -> Vec<u8> {
+        self.useful = now;
+
+        self.hello_flight()
+    }
+
+    /// Whether a fragment belongs to the message that comes next in plaintext.
+    pub(super) fn expects(&self, fragment: &Fragment<'_>) -> bool {
+        fragment.kind == HandshakeType::ClientKeyExchange
+            && fragment.message_seq == self.key_exchange_seq()
+    }
+
+    /// Takes the body of a ClientKeyExchange; `false` if it does not parse.
+    pub(super) fn handle_key_exchange(
+        &mut self,
+        now: Instant,
+        body: &[u8],
+        keyring: &Keyring,
+    ) -> bool {
+        let Some(ClientKeyExchange { identity }) = ClientKeyExchange::parse(body) else {
+            return false;
+        };
+        self.useful = now;
+
+        let mut transcript = self.transcript.clone();
+        transcript.add_message(
+            HandshakeType::ClientKeyExchange,
+            self.key_exchange_seq(),
+            body,
+        );
+        let session_hash = transcript.hash();
+
+        if let Some(at) = self
+            .candidates
+            .iter()
+            .position(|candidate| candidate.session_hash == session_hash)
+        {
+            let again = self.candidates.remove(at);
+            self.candidates.push(again);
+            return true;
+        }
+
+        let hint = hint::parse(identity);
+        let psk = match hint {
+            Some(_) => &keyring.psk,
+            None => &keyring.decoy,
+        };
+        let candidate = self.candidate(hint, psk, session_hash);
+        if self.candidates.len() == CANDIDATES {
+            self.candidates.remove(0);
+        }
+        self.candidates.push(candidate);
+
+        true
+    }
+
+    /// The record that came before its ClientKeyExchange, if one did.
+    pub(super) fn take_early(&mut self) -> Option<Box<[u8]>> {
+        self.early.take()
+    }
+
+    /// Takes an epoch-1 handshake record.
+    pub(super) fn handle_finished(&mut self, now: Instant, record: &[u8]) -> Option<Done> {
+        if self.candidates.is_empty() {
+            if record.len() <= LONGEST_FINISHED {
+                self.early = Some(record.into());
+            }
+            return None;
+        }
+
+        let done = self.verify(now, record);
+        if done.is_none() && self.rejection == Rejection::None {
+            self.rejection = Rejection::Due(now + PATIENCE);
+        }
+        done
+    }
+
+    /// Tries `record` as the Finished of each candidate, the latest first.
+    pub(super) fn verify(&self, now: Instant, record: &[u8]) -> Option<Done> {
+        self.candidates.iter().rev().find_map(|candidate| {
+            let (opener, finished) = self.open_finished(candidate, record)?;
+            self.complete(now, candidate, opener, &finished)
+        })
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub(super) fn deadline(&self) -> Instant {
+        let mut deadline = (self.useful + IDLE).min(self.born + LIFE);
+        if let Some(at) = self.resend_at {
+            deadline = deadline.min(at);
+        }
+        if let Rejection::Due(at) = self.rejection {
+            deadline = deadline.min(at);
+        }
+
+        deadline
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Due {
+        if now >= self.useful + IDLE || now >= self.born + LIFE {
+            return Due::Expired;
+        }
+        if let Rejection::Due(at) = self.rejection
+            && now >= at
+        {
+            self.rejection = Rejection::Told;
+            self.resend_at = None;
+            let alert = plaintext_alert(self.next_record, alert::DECRYPT_ERROR);
+            self.next_record += 1;
+            return Due::Reject(alert);
+        }
+        if let Some(at) = self.resend_at
+            && now >= at
+        {
+            self.resends += 1;
+            self.resend_at =
+                (self.resends < RESENDS).then(|| now + FIRST_RESEND * (1 << self.resends));
+            return Due::Resend(self.hello_flight());
+        }
+
+        Due::Nothing
+    }
+
+    fn hello_messages(&self) -> [Vec<u8>; 2] {
+        let mut body = Vec::with_capacity(64);
+        ServerHello {
+            random: self.server_random,
+            session_id: &[],
+            suite: self.offer.suite.code(),
+            extended_master_secret: self.offer.extended_master_secret,
+            renegotiation_info: self.offer.renegotiation_info,
+        }
+        .emit(&mut body);
+        let seq = self.offer.message_seq;
+
+        [
+            message(HandshakeType::ServerHello, seq, &body),
+            message(HandshakeType::ServerHelloDone, seq + 1, &[]),
+        ]
+    }
+
+    fn key_exchange_seq(&self) -> u16 {
+        self.offer.message_seq + 1
+    }
+
+    fn candidate(&self, hint: Option<&str>, psk: &Psk, session_hash: [u8; 32]) -> Candidate {
+        let master_secret = if self.offer.extended_master_secret {
+            extended_master_secret(psk, &session_hash)
+        } else {
+            master_secret(psk, &self.offer.client_random, &self.server_random)
+        };
+        let secrets = self.secrets(master_secret);
+
+        Candidate {
+            hint: hint.map(Box::from),
+            keys: secrets.keys(),
+            master_secret: secrets.master_secret,
+            session_hash,
+        }
+    }
+
+    fn secrets(&self, master_secret: MasterSecret) -> Secrets {
+        Secrets {
+            suite: self.offer.suite,
+            master_secret,
+            client_random: self.offer.client_random,
+            server_random: self.server_random,
+        }
+    }
+
+    /// The client's Finished, if this candidate's key opens it and the
+    /// transcript explains it; and the opener that has now seen its record.
+    fn open_finished(&self, candidate: &Candidate, record: &[u8]) -> Option<(Opener, Vec<u8>)> {
+        let mut record = record.to_vec();
+        let mut opener = Opener::new(self.offer.suite, &candidate.keys.client, 1);
+        let (content, plain) = opener.open(&mut record).ok()?;
+        if content != ContentType::Handshake {
+            return None;
+        }
+
+        let mut fragments = fragments(plain);
+        let (Some(fragment), None) = (fragments.next(), fragments.next()) else {
+            return None;
+        };
+        if fragment.kind != HandshakeType::Finished
+            || fragment.message_seq != self.key_exchange_seq() + 1
+            || !fragment.is_whole()
+        {
+            return None;
+        }
+        let Finished { verify_data: said } = Finished::parse(fragment.body)?;
+        let expected = verify_data(
+            &candidate.master_secret,
+            CLIENT_FINISHED,
+            &candidate.session_hash,
+        );
+        verify_slices_are_equal(&said, &expected).ok()?;
+
+        Some((opener, plain.to_vec()))
+    }
+
+    fn complete(
+        &self,
+        now: Instant,
+        candidate: &Candidate,
+        opener: Opener,
+        client_finished: &[u8],
+    ) -> Option<Done> {
+        // A decoy key opens nothing; were it to, its hint would still be unknown.
+        let hint = candidate.hint.as_deref()?;
+
+        let mut key_exchange = Vec::new();
+        let identity = hint.as_bytes();
+        ClientKeyExchange { identity }.emit(&mut key_exchange);
+        let mut transcript = self.transcript.clone();
+        transcript.add_message(
+            HandshakeType::ClientKeyExchange,
+            self.key_exchange_seq(),
+            &key_exchange,
+        );
+        transcript.add(client_finished);
+        let verify_data = verify_data(
+            &candidate.master_secret,
+            SERVER_FINISHED,
+            &transcript.hash(),
+        );
+
+        let sealer = Arc::new(Sealer::new(self.offer.suite, &candidate.keys.server, 1, 0));
+        let mut flight = Flight::new(
+            now,
+            Arc::clone(&sealer),
+            message(
+                HandshakeType::Finished,
+                self.offer.message_seq + 2,
+                &verify_data,
+            ),
+            self.next_record,
+        );
+        let datagram = flight.datagram();
+
+        Some(Done {
+            established: Established {
+                peer: self.peer,
+                hint: hint.to_owned(),
+                secrets: self.secrets(candidate.master_secret.clone()),
+                sealer,
+                opener,
+                only_ccm8: self.offer.only_ccm8,
+            },
+            final_flight: FinalFlight::new(
+                now,
+                self.offer.client_random,
+                self.offer.suite,
+                candidate.keys.client.clone(),
+                flight,
+            ),
+            datagram,
+        })
+    }
+}
+
+/// A ClientKeyExchange and the keys that it leads to.
+struct Candidate {
+    /// `None` for an unknown hint.
+    hint: Option<Box<str>>,
+    master_secret: MasterSecret,
+    keys: SessionKeys,
+    /// The transcript's hash up to the ClientKeyExchange.
+    session_hash: [u8; 32],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rejection {
+    None,
+    Due(Instant),
+    Told,
+}
+
+fn message(kind: HandshakeType, seq: u16, body: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(MESSAGE_HEADER + body.len());
+    emit_message(kind, seq, body, &mut message);
+
+    message
+}
+
+/// A forged ClientKeyExchange must not push out the spoke's before its
+/// Finished, which usually comes with it, is tried.
+const CANDIDATES: usize = 4;
+
+/// Header, explicit nonce, a 24-byte Finished and the tag take 61 bytes.
+const LONGEST_FINISHED: usize = 64;
+
+const FIRST_RESEND: Duration = Duration::from_millis(250);
+const RESENDS: u32 = 6;
+
+/// How long the right Finished may come after a wrong one.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+const IDLE: Duration = Duration::from_secs(30);
+const LIFE: Duration = Duration::from_secs(90);
