@@ -1,1 +1,52 @@
-fn main() {}
+//! `dtun`: arguments, the log, signals, the exit code.
+
+mod cli;
+mod log;
+mod stop;
+
+use std::process::ExitCode;
+
+use cli::{Invocation, Order};
+use stop::stop;
+
+fn main() -> ExitCode {
+    let asked = match cli::parse(std::env::args_os().skip(1), |name| std::env::var_os(name)) {
+        Ok(asked) => asked,
+        Err(usage) => {
+            eprintln!("dtun: {usage}");
+            return ExitCode::from(2);
+        }
+    };
+
+    asked.log.init();
+    match run(asked) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(asked: Invocation) -> anyhow::Result<()> {
+    for warning in &asked.warnings {
+        tracing::warn!("{warning}");
+    }
+
+    match asked.order {
+        Order::Help => print(cli::HELP),
+        Order::Version => print(concat!("dtun ", env!("CARGO_PKG_VERSION"), "\n")),
+        Order::Hub(config) => dtun_server::run(*config, stop()?).await,
+        Order::Spoke(config) => dtun_client::run(*config, stop()?).await,
+        Order::Routes { change, file } => {
+            anyhow::bail!("not built yet: {change:?} {}", file.display())
+        }
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}

@@ -1,0 +1,45 @@
+//! What the owner of a hub may choose.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dtun_shared::dtls::CipherSuite;
+use dtun_shared::dtls::schedule::Psk;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Everything a hub is told at start.
+#[derive(Clone, Debug)]
+pub struct HubConfig {
+    /// `None`: port 443 of every address, IPv6 and IPv4.
+    pub listen: Option<SocketAddr>,
+    pub psk: Psk,
+    /// `None`: the default, or the next free network where it clashes.
+    pub pool4: Option<Ipv4Net>,
+    pub pool6: Pool6,
+    /// How long a hint keeps its device and addresses after its session ended.
+    pub lease: Duration,
+    /// The directory that outlives the process.
+    pub state: Option<PathBuf>,
+    /// Accepted as peernet beyond private and ULA ranges.
+    pub allow_peernet: Vec<IpNet>,
+    pub spoke_to_spoke: bool,
+    pub mtu: Option<u16>,
+    /// Runs for each lease.
+    pub up: Option<PathBuf>,
+    pub down: Option<PathBuf>,
+    pub keepalive: Duration,
+    /// In order of preference.
+    pub suites: Vec<CipherSuite>,
+}
+
+/// The IPv6 addresses a hub leases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pool6 {
+    /// The default, or the next free network where it clashes.
+    #[default]
+    Default,
+    /// IPv4 only.
+    None,
+    Net(Ipv6Net),
+}

@@ -1,0 +1,170 @@
+//! Arguments and environment in, a configuration that cannot be invalid out.
+//!
+//! Flags are those of the Go program and more, in its syntax: one dash or two,
+//! `-flag value` or `-flag=value`, the last one given wins. [`argv`] rewrites
+//! them into what clap takes; clap knows the flags, [`value`] their values.
+//! A flag of the other role is ignored with a warning, as the Go program
+//! ignores it, so that one unit file may serve both.
+
+mod argv;
+mod flags;
+mod key;
+mod usage;
+mod value;
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{CommandFactory, FromArgMatches};
+use dtun_client::SpokeConfig;
+use dtun_server::{HubConfig, Pool6};
+use dtun_shared::dtls::CipherSuite;
+
+use crate::log;
+use flags::Flags;
+pub(crate) use usage::{HELP, Usage};
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    pub(crate) order: Order,
+    pub(crate) log: log::Options,
+    /// To be said once there is a log.
+    pub(crate) warnings: Vec<String>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Order {
+    Help,
+    Version,
+    Hub(Box<HubConfig>),
+    Spoke(Box<SpokeConfig>),
+    Routes { change: RouteChange, file: PathBuf },
+}
+
+/// What `dtun routes` does with the routes of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RouteChange {
+    Add,
+    Delete,
+}
+
+/// Reads the arguments that follow the program's name, and the environment.
+pub(crate) fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Result<Invocation, Usage> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if args.first().is_some_and(|first| first == "routes") {
+        return routes(&args[1..]);
+    }
+
+    let mut command = Flags::command();
+    let args = argv::normalise(&command, args)?;
+    let flags = command
+        .try_get_matches_from_mut(args)
+        .and_then(|matches| Flags::from_arg_matches(&matches))
+        .map_err(|error| Usage::from_clap(&error))?;
+
+    let log = log::Options::new(flags.log_format.unwrap_or_default(), flags.v, &env);
+    let mut warnings = Vec::new();
+    let order = if flags.h || flags.help {
+        Order::Help
+    } else if flags.version {
+        Order::Version
+    } else {
+        warnings.extend(flags.ignored().map(|flag| {
+            let (other, this) = flags.roles();
+            format!("-{flag} is for a {other} and does nothing on a {this}")
+        }));
+        serve(flags, &env, &mut warnings)?
+    };
+
+    Ok(Invocation {
+        order,
+        log,
+        warnings,
+    })
+}
+
+fn serve(
+    flags: Flags,
+    env: &impl Fn(&str) -> Option<OsString>,
+    warnings: &mut Vec<String>,
+) -> Result<Order, Usage> {
+    let psk = key::find(flags.key, flags.key_file, env, warnings)?;
+    let state = flags.state.or_else(|| state_directory(env));
+    let keepalive = flags.keepalive.unwrap_or(KEEPALIVE);
+    let suites = CipherSuite::ALL.to_vec();
+
+    let Some(connect) = flags.connect else {
+        return Ok(Order::Hub(Box::new(HubConfig {
+            listen: flags.listen,
+            psk,
+            pool4: flags.pool4,
+            pool6: flags.pool6.unwrap_or(Pool6::Default),
+            lease: flags.lease.unwrap_or(LEASE),
+            state,
+            allow_peernet: flags.allow_peernet.unwrap_or_default().0,
+            spoke_to_spoke: !flags.no_spoke_to_spoke,
+            mtu: flags.mtu,
+            up: flags.up,
+            down: flags.down,
+            keepalive,
+            suites,
+        })));
+    };
+
+    Ok(Order::Spoke(Box::new(SpokeConfig {
+        connect,
+        psk,
+        hint: flags.id,
+        peernet: flags.peernet.unwrap_or_default().0,
+        up: flags.up,
+        down: flags.down,
+        tun: flags.tun,
+        keepalive,
+        fallback: flags.fallback.map_or(Some(FALLBACK), |fallback| fallback.0),
+        once: flags.once,
+        mtu: flags.mtu,
+        state,
+        suites,
+    })))
+}
+
+/// systemd names several directories with colons between them.
+fn state_directory(env: &impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+
+    let directories = env("STATE_DIRECTORY")?;
+    let first = directories.as_bytes().split(|byte| *byte == b':').next()?;
+    (!first.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(first)))
+}
+
+/// `dtun routes add|del FILE`: what the up-script calls where `ip` has no `-batch`.
+fn routes(args: &[OsString]) -> Result<Invocation, Usage> {
+    let (change, file) = match args {
+        [verb, file] if verb == "add" => (RouteChange::Add, file),
+        [verb, file] if verb == "del" => (RouteChange::Delete, file),
+        _ => return Err(Usage::new("routes", "use: dtun routes add|del FILE")),
+    };
+
+    Ok(Invocation {
+        order: Order::Routes {
+            change,
+            file: file.into(),
+        },
+        log: log::Options::default(),
+        warnings: Vec::new(),
+    })
+}
+
+const KEEPALIVE: Duration = Duration::from_secs(25);
+
+const LEASE: Duration = Duration::from_secs(3600);
+
+const FALLBACK: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests;

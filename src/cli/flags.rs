@@ -1,0 +1,122 @@
+//! The flags, as clap sees them. What they mean to a user stands in `help.txt`.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser};
+use dtun_server::Pool6;
+use ipnet::{IpNet, Ipv4Net};
+
+use super::value;
+use crate::log::Format;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "dtun",
+    disable_help_flag = true,
+    disable_version_flag = true,
+    args_override_self = true
+)]
+pub(super) struct Flags {
+    #[arg(long)]
+    pub(super) key: Option<OsString>,
+    #[arg(long)]
+    pub(super) key_file: Option<PathBuf>,
+
+    #[arg(long, value_parser = value::listen)]
+    pub(super) listen: Option<SocketAddr>,
+    #[arg(long, value_parser = value::pool4)]
+    pub(super) pool4: Option<Ipv4Net>,
+    #[arg(long, value_parser = value::pool6)]
+    pub(super) pool6: Option<Pool6>,
+    #[arg(long, value_parser = value::lease)]
+    pub(super) lease: Option<Duration>,
+    #[arg(long, value_parser = value::networks)]
+    pub(super) allow_peernet: Option<Networks>,
+    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = value::switch, action = ArgAction::Set)]
+    pub(super) no_spoke_to_spoke: bool,
+
+    #[arg(long, value_parser = value::connect)]
+    pub(super) connect: Option<String>,
+    #[arg(long, value_parser = value::hint)]
+    pub(super) id: Option<String>,
+    #[arg(long, value_parser = value::peernet)]
+    pub(super) peernet: Option<Networks>,
+    #[arg(long, value_parser = value::device)]
+    pub(super) tun: Option<String>,
+    #[arg(long, value_parser = value::fallback)]
+    pub(super) fallback: Option<Fallback>,
+    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = value::switch, action = ArgAction::Set)]
+    pub(super) once: bool,
+
+    #[arg(long, value_parser = value::program)]
+    pub(super) up: Option<PathBuf>,
+    #[arg(long, value_parser = value::program)]
+    pub(super) down: Option<PathBuf>,
+    #[arg(long, value_parser = value::keepalive)]
+    pub(super) keepalive: Option<Duration>,
+    #[arg(long, value_parser = value::mtu)]
+    pub(super) mtu: Option<u16>,
+    #[arg(long, value_parser = value::directory)]
+    pub(super) state: Option<PathBuf>,
+    #[arg(long, value_parser = value::log_format)]
+    pub(super) log_format: Option<Format>,
+
+    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = value::switch, action = ArgAction::Set)]
+    pub(super) v: bool,
+    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = value::switch, action = ArgAction::Set)]
+    pub(super) version: bool,
+    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = value::switch, action = ArgAction::Set)]
+    pub(super) h: bool,
+    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = value::switch, action = ArgAction::Set)]
+    pub(super) help: bool,
+}
+
+impl Flags {
+    /// Flags that were given but belong to the other role.
+    pub(super) fn ignored(&self) -> impl Iterator<Item = &'static str> {
+        let given: &[(&str, bool)] = if self.connect.is_some() {
+            &[
+                ("listen", self.listen.is_some()),
+                ("pool4", self.pool4.is_some()),
+                ("pool6", self.pool6.is_some()),
+                ("lease", self.lease.is_some()),
+                ("allow-peernet", self.allow_peernet.is_some()),
+                ("no-spoke-to-spoke", self.no_spoke_to_spoke),
+            ]
+        } else {
+            &[
+                ("peernet", self.peernet.is_some()),
+                ("tun", self.tun.is_some()),
+                ("fallback", self.fallback.is_some()),
+                ("once", self.once),
+            ]
+        };
+
+        given
+            .iter()
+            .filter(|(_, given)| *given)
+            .map(|(flag, _)| *flag)
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+
+    /// The other role, and the one chosen.
+    pub(super) fn roles(&self) -> (&'static str, &'static str) {
+        if self.connect.is_some() {
+            ("hub", "spoke")
+        } else {
+            ("spoke", "hub")
+        }
+    }
+}
+
+/// `None`: never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fallback(pub(super) Option<Duration>);
+
+/// Without host bits, each once, in the order given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Networks(pub(super) Vec<IpNet>);

@@ -1,0 +1,418 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn with_env(args: &[&str], env: &[(&str, &str)]) -> Result<Invocation, String> {
+    parse(args.iter().map(OsString::from), |name| {
+        env.iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| OsString::from(value))
+    })
+    .map_err(|usage| usage.to_string())
+}
+
+fn parsed(line: &str) -> Result<Invocation, String> {
+    let args: Vec<_> = line.split_whitespace().collect();
+    with_env(&args, &[])
+}
+
+fn hub(line: &str) -> HubConfig {
+    let Order::Hub(config) = parsed(line).unwrap().order else {
+        panic!("{line} is no hub");
+    };
+    *config
+}
+
+fn spoke(line: &str) -> SpokeConfig {
+    let Order::Spoke(config) = parsed(line).unwrap().order else {
+        panic!("{line} is no spoke");
+    };
+    *config
+}
+
+fn refused(line: &str) -> String {
+    parsed(line).unwrap_err()
+}
+
+/// A file of this test's own, removed at its end.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, content: &str, mode: u32) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+
+        let path = std::env::temp_dir().join(format!("dtun-cli-{}-{name}", std::process::id()));
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).unwrap();
+    }
+}
+
+#[test]
+fn a_key_alone_makes_a_hub_with_the_defaults() {
+    let config = hub("-key foo");
+
+    assert_eq!(config.psk.as_bytes(), b"foo");
+    assert_eq!(config.listen, None);
+    assert_eq!(config.pool4, None);
+    assert_eq!(config.pool6, Pool6::Default);
+    assert_eq!(config.lease, Duration::from_secs(3600));
+    assert_eq!(config.keepalive, Duration::from_secs(25));
+    assert!(config.spoke_to_spoke);
+    assert_eq!(config.suites, CipherSuite::ALL);
+}
+
+#[test]
+fn connect_makes_a_spoke_with_the_defaults() {
+    let config = spoke("-connect vpn.example.com:443 -key foo");
+
+    assert_eq!(config.connect, "vpn.example.com:443");
+    assert_eq!(config.hint, None);
+    assert_eq!(config.peernet, []);
+    assert_eq!(config.tun, None);
+    assert_eq!(config.fallback, Some(Duration::from_secs(60)));
+    assert!(!config.once);
+}
+
+#[test]
+fn every_flag_of_a_hub_arrives() {
+    let config = hub(
+        "-key=foo --listen 192.0.2.1:4433 -pool4 10.9.8.7/24 -pool6 fd00:9::/64 -lease 10m \
+         -allow-peernet 100.64.0.0/10,2001:db8::/32 -no-spoke-to-spoke -mtu 1300 -up /bin/true \
+         -down /bin/false -keepalive 5s -state /var/lib/dtun -id ignored",
+    );
+
+    assert_eq!(config.listen, Some("192.0.2.1:4433".parse().unwrap()));
+    assert_eq!(config.pool4, Some("10.9.8.0/24".parse().unwrap()));
+    assert_eq!(config.pool6, Pool6::Net("fd00:9::/64".parse().unwrap()));
+    assert_eq!(config.lease, Duration::from_secs(600));
+    assert_eq!(
+        config.allow_peernet,
+        ["100.64.0.0/10", "2001:db8::/32"].map(|net| net.parse().unwrap())
+    );
+    assert!(!config.spoke_to_spoke);
+    assert_eq!(config.mtu, Some(1300));
+    assert_eq!(config.up, Some("/bin/true".into()));
+    assert_eq!(config.down, Some("/bin/false".into()));
+    assert_eq!(config.keepalive, Duration::from_secs(5));
+    assert_eq!(config.state, Some("/var/lib/dtun".into()));
+}
+
+#[test]
+fn every_flag_of_a_spoke_arrives() {
+    let config = spoke(
+        "-connect [2001:db8::1]:443 -key foo -id laptop -peernet 192.168.1.9/24,192.168.1.0/24 \
+         -tun tun7 -fallback never -once -mtu 1280 -up /bin/true -down /bin/false -keepalive 1m \
+         -state /tmp",
+    );
+
+    assert_eq!(config.hint.as_deref(), Some("laptop"));
+    assert_eq!(config.peernet, ["192.168.1.0/24".parse().unwrap()]);
+    assert_eq!(config.tun.as_deref(), Some("tun7"));
+    assert_eq!(config.fallback, None);
+    assert!(config.once);
+    assert_eq!(config.mtu, Some(1280));
+    assert_eq!(config.up, Some("/bin/true".into()));
+    assert_eq!(config.down, Some("/bin/false".into()));
+    assert_eq!(config.keepalive, Duration::from_secs(60));
+    assert_eq!(config.state, Some("/tmp".into()));
+}
+
+#[test]
+fn flags_have_the_syntax_of_the_go_program() {
+    assert_eq!(hub("-key=a=b").psk.as_bytes(), b"a=b");
+    assert_eq!(hub("--key -dashed").psk.as_bytes(), b"-dashed");
+    assert_eq!(hub("-key -once").psk.as_bytes(), b"-once");
+    assert_eq!(hub("-key one -key two").psk.as_bytes(), b"two");
+    assert!(spoke("-once=true -connect h:1 -key foo").once);
+    assert!(!spoke("-once -once=false -connect h:1 -key foo").once);
+    assert_eq!(
+        hub("-listen :443 -key foo").listen.unwrap().to_string(),
+        "[::]:443"
+    );
+    assert_eq!(spoke("-connect h:1 -key foo -peernet empty").peernet, []);
+}
+
+#[test]
+fn a_mistake_is_one_line_that_names_the_flag_and_the_fix() {
+    for (line, said) in [
+        (
+            "-pool4 10.0.0.0/33 -key foo",
+            "-pool4 10.0.0.0/33: not a network such as 10.0.0.0/24",
+        ),
+        (
+            "-pool4 10.0.0.0/31 -key foo",
+            "-pool4 10.0.0.0/31: no room for a spoke: /30 at least, /24 for 253 of them",
+        ),
+        (
+            "-pool4 127.0.0.0/24 -key foo",
+            "-pool4 127.0.0.0/24: addresses no device can have: use a private network such as 10.0.0.0/24",
+        ),
+        (
+            "-pool6 10.0.0.0/24 -key foo",
+            "-pool6 10.0.0.0/24: neither a network such as fd00:77::/120 nor the word none",
+        ),
+        (
+            "-listen 443 -key foo",
+            "-listen 443: not an address and port such as [::]:443 or 192.0.2.1:443",
+        ),
+        (
+            "-connect example.com -key foo",
+            "-connect example.com: the port is missing: example.com:443",
+        ),
+        (
+            "-connect 2001:db8::1 -key foo",
+            "-connect 2001:db8::1: an IPv6 address goes in brackets, with a port: [2001:db8::1]:443",
+        ),
+        (
+            "-connect h:0 -key foo",
+            "-connect h:0: no port from 1 to 65535 after the colon: h:443",
+        ),
+        (
+            "-connect= -key foo",
+            "-connect: empty: give the hub as HOST:PORT, or leave the flag out to be the hub",
+        ),
+        (
+            "-peernet 192.168.1.7 -key foo",
+            "-peernet 192.168.1.7: 192.168.1.7 has no prefix length: 192.168.1.7/32 for the one address",
+        ),
+        (
+            "-peernet lan -key foo",
+            "-peernet lan: \"lan\" is not a network such as 192.168.1.0/24",
+        ),
+        (
+            "-tun a/b -key foo",
+            "-tun a/b: not a device's name such as dtun0: 1 to 15 bytes, no blank, / : or %",
+        ),
+        ("-id= -key foo", "-id: 0 bytes: a name has 1 to 128"),
+        (
+            "-keepalive 25 -key foo",
+            "-keepalive 25: not a time with its unit, such as 25s, 10m or 1h",
+        ),
+        (
+            "-keepalive 1ms -key foo",
+            "-keepalive 1ms: not within 1s and 20m",
+        ),
+        (
+            "-fallback soon -key foo",
+            "-fallback soon: not a time with its unit, such as 25s, 10m or 1h, or the word never",
+        ),
+        (
+            "-mtu 1279 -key foo",
+            "-mtu 1279: not a number from 1280 to 65000; 1400 is the default",
+        ),
+        (
+            "-log-format xml -key foo",
+            "-log-format xml: neither text nor json",
+        ),
+        (
+            "-once=maybe -key foo",
+            "-once maybe: neither true nor false",
+        ),
+        (
+            "-up /nowhere/up.sh -key foo",
+            "-up /nowhere/up.sh: No such file or directory (os error 2)",
+        ),
+        (
+            "-up /etc/passwd -key foo",
+            "-up /etc/passwd: cannot be run: chmod +x /etc/passwd",
+        ),
+        (
+            "-key foo -frobnicate 7",
+            "-frobnicate: no such flag: dtun -h lists them",
+        ),
+        ("-key", "-key: needs a value after it"),
+        (
+            "-key foo -key-file bar",
+            "-key and -key-file: give one of them",
+        ),
+        (
+            "-key-file /nowhere/key",
+            "-key-file /nowhere/key: No such file or directory (os error 2)",
+        ),
+        (
+            "serve",
+            "the first argument: not a flag: dtun -h lists them",
+        ),
+        ("routes add", "routes: use: dtun routes add|del FILE"),
+        (
+            "",
+            "no key: give -key-file PATH, -key S or DTUN_KEY; openssl rand -base64 32 > PATH makes one",
+        ),
+    ] {
+        assert_eq!(refused(line), said, "for {line}");
+    }
+}
+
+#[test]
+fn an_empty_key_is_refused_wherever_it_comes_from() {
+    let empty = File::new("empty", "\n", 0o600);
+    let path = empty.0.to_str().unwrap();
+
+    assert!(refused("-key=").starts_with("-key: the key is empty"));
+    assert!(refused(&format!("-key-file {path}")).contains("the key is empty"));
+    assert!(
+        with_env(&[], &[("DTUN_KEY", "")])
+            .unwrap_err()
+            .starts_with("DTUN_KEY: the key is empty")
+    );
+}
+
+#[test]
+fn the_words_of_a_key_that_the_shell_split_are_not_said() {
+    let said = refused("-key hunter2 correct horse");
+
+    assert_eq!(
+        said,
+        "after -key: a word that is no flag: quote a value that has blanks"
+    );
+}
+
+#[test]
+fn a_key_file_loses_one_newline_and_no_more() {
+    let one = File::new("one", "foo\n", 0o600);
+    let two = File::new("two", " foo\n\n", 0o600);
+
+    assert_eq!(
+        hub(&format!("-key-file {}", one.0.display()))
+            .psk
+            .as_bytes(),
+        b"foo"
+    );
+    assert_eq!(
+        hub(&format!("-key-file {}", two.0.display()))
+            .psk
+            .as_bytes(),
+        b" foo\n"
+    );
+}
+
+#[test]
+fn a_key_file_that_others_can_read_is_warned_of() {
+    let open = File::new("open", "foo", 0o640);
+    let closed = File::new("closed", "foo", 0o600);
+    let warnings = |file: &File| {
+        parsed(&format!("-key-file {}", file.0.display()))
+            .unwrap()
+            .warnings
+    };
+
+    assert_eq!(
+        warnings(&open),
+        [format!(
+            "{} can be read by other users: chmod 600 {0}",
+            open.0.display()
+        )]
+    );
+    assert_eq!(warnings(&closed), [""; 0]);
+}
+
+#[test]
+fn the_environment_has_the_key_when_no_flag_has() {
+    let of = |args: &[&str]| {
+        let Order::Hub(config) = with_env(args, &[("DTUN_KEY", "env")]).unwrap().order else {
+            panic!("no hub");
+        };
+        config.psk.as_bytes().to_vec()
+    };
+
+    assert_eq!(of(&[]), b"env");
+    assert_eq!(of(&["-key", "flag"]), b"flag");
+}
+
+#[test]
+fn the_state_directory_of_systemd_is_taken_unless_one_is_given() {
+    let of = |args: &[&str]| {
+        let Order::Hub(config) = with_env(args, &[("STATE_DIRECTORY", "/var/lib/dtun:/other")])
+            .unwrap()
+            .order
+        else {
+            panic!("no hub");
+        };
+        config.state
+    };
+
+    assert_eq!(of(&["-key", "foo"]), Some("/var/lib/dtun".into()));
+    assert_eq!(of(&["-key", "foo", "-state", "/srv"]), Some("/srv".into()));
+}
+
+#[test]
+fn a_flag_of_the_other_role_is_ignored_and_said() {
+    assert_eq!(
+        parsed("-key foo -connect h:1 -pool4 10.0.0.0/24 -id x")
+            .unwrap()
+            .warnings,
+        ["-pool4 is for a hub and does nothing on a spoke"]
+    );
+    assert_eq!(
+        parsed("-key foo -peernet empty -once -id x")
+            .unwrap()
+            .warnings,
+        [
+            "-peernet is for a spoke and does nothing on a hub",
+            "-once is for a spoke and does nothing on a hub"
+        ]
+    );
+}
+
+#[test]
+fn help_and_version_need_no_key() {
+    assert!(matches!(parsed("-h").unwrap().order, Order::Help));
+    assert!(matches!(parsed("--help").unwrap().order, Order::Help));
+    assert!(matches!(parsed("-version").unwrap().order, Order::Version));
+}
+
+#[test]
+fn help_fits_one_screen_and_names_every_flag() {
+    assert!(HELP.lines().count() <= 40);
+    assert!(HELP.lines().all(|line| line.chars().count() < 80));
+    for arg in Flags::command().get_arguments() {
+        let flag = arg.get_long().unwrap();
+        assert!(
+            flag == "help" || HELP.contains(&format!("-{flag}")),
+            "-{flag} is not in the help"
+        );
+    }
+}
+
+#[test]
+fn the_key_is_in_no_debug_output() {
+    let invocation = parsed("-key hunter2").unwrap();
+
+    assert!(!format!("{invocation:?}").contains("hunter2"));
+}
+
+fn word() -> impl Strategy<Value = OsString> {
+    use std::os::unix::ffi::OsStringExt;
+
+    let flags: Vec<_> = Flags::command()
+        .get_arguments()
+        .filter_map(|arg| arg.get_long().map(|long| format!("-{long}")))
+        .collect();
+    let value = "[0-9a-f.:/,=%\\[\\] -]{0,12}|none|never|true|[0-9]{1,30}(s|h|y)|\\PC{0,4}";
+
+    prop_oneof![
+        prop::sample::select(flags.clone()).prop_map(OsString::from),
+        (prop::sample::select(flags), value)
+            .prop_map(|(flag, value)| format!("{flag}={value}").into()),
+        value.prop_map(OsString::from),
+        prop::collection::vec(any::<u8>(), 0..6).prop_map(OsString::from_vec),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_arguments_panic_and_every_error_is_one_line(
+        args in prop::collection::vec(word(), 0..6),
+    ) {
+        if let Err(usage) = parse(args, |_| None) {
+            prop_assert_eq!(usage.to_string().lines().count(), 1);
+        }
+    }
+}

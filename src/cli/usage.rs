@@ -1,0 +1,60 @@
+//! What a user reads who asked for help or made a mistake.
+
+use std::error::Error;
+
+use clap::error::{ContextKind, ContextValue};
+
+/// One screen.
+pub(crate) const HELP: &str = include_str!("help.txt");
+
+/// A mistake in the arguments: one line that names the flag and the fix.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {fault}")]
+pub(crate) struct Usage {
+    place: String,
+    fault: String,
+}
+
+impl Usage {
+    pub(super) fn new(place: &str, fault: impl Into<String>) -> Self {
+        Self {
+            place: printable(place),
+            fault: printable(&fault.into()),
+        }
+    }
+
+    /// Of a flag whose value was refused by its parser.
+    pub(super) fn from_clap(error: &clap::Error) -> Self {
+        let context = |kind| match error.get(kind) {
+            Some(ContextValue::String(text)) => text.as_str(),
+            _ => "",
+        };
+        let flag = context(ContextKind::InvalidArg)
+            .split([' ', '=', '['])
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches('-');
+        if flag.is_empty() {
+            return Self::new("a value", "not UTF-8 text");
+        }
+
+        let fault = error
+            .source()
+            .map_or_else(|| error.kind().to_string(), ToString::to_string);
+        match context(ContextKind::InvalidValue) {
+            "" => Self::new(&format!("-{flag}"), fault),
+            value => Self::new(&format!("-{flag} {value}"), fault),
+        }
+    }
+}
+
+/// On one line, whatever was typed.
+fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let escaped = c.is_control().then(|| c.escape_default());
+            let plain = (!c.is_control()).then_some(c);
+            escaped.into_iter().flatten().chain(plain)
+        })
+        .collect()
+}
