@@ -9,6 +9,8 @@ pub mod hook;
 pub mod limits;
 pub mod link;
 pub mod meta;
+#[cfg(test)]
+mod netns;
 pub mod packet;
 pub mod record;
 pub mod replay;

@@ -7,6 +7,8 @@
 
 pub(crate) mod clock;
 pub(crate) mod limits;
+#[cfg(test)]
+pub(crate) mod netns;
 pub(crate) mod process;
 pub(crate) mod readiness;
 pub(crate) mod socket;

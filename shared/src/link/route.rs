@@ -274,36 +274,40 @@ impl Fields {
     }
 }
 
-/// The route as a request: main table, protocol static.
-pub(super) fn message(net: IpNet, via: Via) -> RouteMessage {
+/// The route as a request.
+fn message(net: IpNet, via: Via) -> RouteMessage {
+    match via {
+        Via::Device(index) => unicast(net, None, Some(index)),
+        Via::Gateway(gateway, index) => unicast(net, Some(gateway), Some(index)),
+        Via::Blackhole { metric } => {
+            let mut message = unicast(net, None, None);
+            message.header.kind = RouteType::BlackHole;
+            message.header.scope = RouteScope::Universe;
+            message.attributes.push(RouteAttribute::Priority(metric));
+            message
+        }
+    }
+}
+
+/// A route of the main table, protocol static, as a request.
+pub(super) fn unicast(net: IpNet, gateway: Option<IpAddr>, oif: Option<u32>) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(net.addr());
     message.header.destination_prefix_length = net.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
     message.header.kind = RouteType::Unicast;
-    message.header.scope = RouteScope::Universe;
-    message
-        .attributes
-        .push(RouteAttribute::Destination(net.network().into()));
-    match via {
-        Via::Device(index) => {
-            if net.addr().is_ipv4() {
-                message.header.scope = RouteScope::Link;
-            }
-            message.attributes.push(RouteAttribute::Oif(index));
-        }
-        Via::Gateway(gateway, index) => {
-            message
-                .attributes
-                .push(RouteAttribute::Gateway(gateway.into()));
-            message.attributes.push(RouteAttribute::Oif(index));
-        }
-        Via::Blackhole { metric } => {
-            message.header.kind = RouteType::BlackHole;
-            message.attributes.push(RouteAttribute::Priority(metric));
-        }
-    }
+    // IPv4 wants to know that the destinations are neighbours.
+    message.header.scope = if gateway.is_none() && net.addr().is_ipv4() {
+        RouteScope::Link
+    } else {
+        RouteScope::Universe
+    };
+
+    let attributes = &mut message.attributes;
+    attributes.push(RouteAttribute::Destination(net.network().into()));
+    attributes.extend(gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
+    attributes.extend(oif.map(RouteAttribute::Oif));
 
     message
 }

@@ -1,0 +1,28 @@
+//! A network namespace for one test: nothing but a loopback, and gone with
+//! the test's thread.
+
+use std::panic;
+use std::thread;
+
+use tokio::runtime::Builder;
+
+use crate::link::Netlink;
+use crate::sys;
+
+/// Runs a test in a namespace of its own, on a runtime of its own.
+pub(crate) fn isolated<F: Future<Output = ()>>(test: impl FnOnce(Netlink) -> F + Send + 'static) {
+    let inside = move || {
+        sys::netns::unshare().expect("the tests run as root");
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let netlink = Netlink::new().unwrap();
+            let lo = netlink.link("lo").await.unwrap().unwrap();
+            netlink.set_up(lo.index, lo.mtu).await.unwrap();
+            test(netlink).await;
+        });
+    };
+
+    if let Err(panicked) = thread::spawn(inside).join() {
+        panic::resume_unwind(panicked);
+    }
+}
