@@ -4,7 +4,7 @@ mod admit;
 mod backoff;
 mod clash;
 mod config;
-mod dial;
+pub mod dial;
 mod hint;
 mod liveness;
 mod spoke;

@@ -87,6 +87,13 @@ impl UdpSocket {
         Ok(())
     }
 
+    /// Sends one datagram to the peer of a connected socket.
+    pub fn try_send_to_peer(&self, datagram: &[u8]) -> io::Result<()> {
+        self.io.get_ref().send(datagram)?;
+
+        Ok(())
+    }
+
     /// The address of this end; unspecified parts are what `listen` was given.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         let local = self.io.get_ref().local_addr()?;
