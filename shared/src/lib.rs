@@ -5,6 +5,8 @@
 
 pub mod device;
 pub mod dtls;
+#[cfg(test)]
+mod hex;
 pub mod hook;
 pub mod limits;
 pub mod link;

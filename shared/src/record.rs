@@ -259,3 +259,268 @@ fn aad(header: &RecordHeader, plain_len: usize) -> [u8; AAD] {
 const MAX_SEQ: u64 = (1 << 48) - 1;
 const EXPLICIT_NONCE: usize = 8;
 const AAD: usize = 13;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dtls::header::records;
+    use crate::hex::unhex;
+
+    fn key() -> DirectionKey {
+        DirectionKey::new(
+            [
+                0x20, 0x23, 0x6C, 0x9E, 0x90, 0x61, 0xAC, 0x98, 0xBE, 0x50, 0x41, 0x32, 0xC6, 0x64,
+                0xFC, 0x7B,
+            ],
+            [0x6D, 0xA8, 0x06, 0x36],
+        )
+    }
+
+    fn sealed(sealer: &Sealer, content: ContentType, plain: &[u8]) -> Vec<u8> {
+        let mut record = Vec::new();
+        sealer.seal(content, plain, &mut record).unwrap();
+
+        record
+    }
+
+    fn suites() -> impl Strategy<Value = CipherSuite> {
+        prop::sample::select(&CipherSuite::ALL[..])
+    }
+
+    /// Number 0x0102030405 of epoch 1, "attack at dawn", made with Python's
+    /// `cryptography`: with our explicit nonce, and with a random one.
+    const VECTORS: [(CipherSuite, &str, &str); 3] = [
+        (
+            CipherSuite::Gcm,
+            "17fefd000100010203040500260001000102030405bd59dc9842bdc3768e79ef7a92f17f964a148785e5e8\
+             480efc475e531950",
+            "17fefd00010001020304050026a1b2c3d4e5f6071892e3e1ef4f487f032b1f77af950c72f1ac1e87fd8579\
+             e407a5844412bee3",
+        ),
+        (
+            CipherSuite::Ccm,
+            "17fefd000100010203040500260001000102030405df06921d8981e389d084c6bd9a40549cb601cd3bdafd\
+             01b09f560f3035d9",
+            "17fefd00010001020304050026a1b2c3d4e5f6071834d8dc74b1e5c50082a98e5fa1fe9ddccca685579b4c\
+             1b177f9ab159ab1c",
+        ),
+        (
+            CipherSuite::Ccm8,
+            "17fefd0001000102030405001e0001000102030405df06921d8981e389d084c6bd9a40c3b7fb7ba7083084",
+            "17fefd0001000102030405001ea1b2c3d4e5f6071834d8dc74b1e5c50082a98e5fa1fe01fea3377e54d17b",
+        ),
+    ];
+
+    #[test]
+    fn records_agree_with_another_implementation() {
+        for (suite, ours, random_nonce) in VECTORS {
+            let sealer = Sealer::new(suite, &key(), 1, 0x01_0203_0405);
+            let record = sealed(&sealer, ContentType::ApplicationData, b"attack at dawn");
+            assert_eq!(record, unhex(ours), "{suite}");
+            assert_eq!(record.len(), 14 + suite.overhead());
+
+            for vector in [ours, random_nonce] {
+                let mut record = unhex(vector);
+                let mut opener = Opener::new(suite, &key(), 1);
+                let (content, plain) = opener.open(&mut record).unwrap();
+                assert_eq!(content, ContentType::ApplicationData);
+                assert_eq!(plain, b"attack at dawn", "{suite}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens_once(
+            suite in suites(),
+            content in 20u8..24,
+            epoch: u16,
+            seq in 0..=MAX_SEQ,
+            plain in prop::collection::vec(any::<u8>(), 0..2000),
+            before in prop::collection::vec(any::<u8>(), 0..50),
+        ) {
+            let content = ContentType::from_byte(content).unwrap();
+            let sealer = Sealer::new(suite, &key(), epoch, seq);
+            let mut opener = Opener::new(suite, &key(), epoch);
+            let mut out = before.clone();
+            sealer.seal(content, &plain, &mut out).unwrap();
+
+            let (front, record) = out.split_at_mut(before.len());
+            prop_assert_eq!(&*front, &before[..]);
+            prop_assert_eq!(record.len(), plain.len() + suite.overhead());
+            let mut copy = record.to_vec();
+            let (opened, text) = opener.open(record).unwrap();
+            prop_assert_eq!(opened, content);
+            prop_assert_eq!(text, &plain[..]);
+            prop_assert_eq!(opener.open(&mut copy).err(), Some(Refused::Duplicate));
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_refused(
+            suite in suites(),
+            mut bytes in prop::collection::vec(any::<u8>(), 0..100),
+            framed: bool,
+        ) {
+            if framed && bytes.len() >= RECORD_HEADER {
+                let len = (bytes.len() - RECORD_HEADER) as u16;
+                bytes[..5].copy_from_slice(&[23, 0xFE, 0xFD, 0, 1]);
+                bytes[11..13].copy_from_slice(&len.to_be_bytes());
+            }
+
+            prop_assert!(Opener::new(suite, &key(), 1).open(&mut bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_is_refused_and_leaves_no_trace() {
+        for suite in CipherSuite::ALL {
+            let sealer = Sealer::new(suite, &key(), 1, 5000);
+            let record = sealed(&sealer, ContentType::ApplicationData, b"attack at dawn");
+            let mut opener = Opener::new(suite, &key(), 1);
+
+            for bit in 0..record.len() * 8 {
+                let mut forged = record.clone();
+                forged[bit / 8] ^= 1 << (bit % 8);
+                let refused = opener.open(&mut forged).unwrap_err();
+                let expected: &[Refused] = match bit / 8 {
+                    0 => &[Refused::Malformed, Refused::Forged],
+                    1 | 2 | 11 | 12 => &[Refused::Malformed],
+                    3 | 4 => &[Refused::WrongEpoch],
+                    _ => &[Refused::Forged],
+                };
+                assert!(expected.contains(&refused), "{suite} bit {bit}: {refused}");
+            }
+
+            // The forgeries with a high number would have left this one stale.
+            let mut record = record;
+            let (_, plain) = opener.open(&mut record).unwrap();
+            assert_eq!(plain, b"attack at dawn");
+        }
+    }
+
+    #[test]
+    fn a_record_cut_short_or_followed_by_more_is_malformed() {
+        for suite in CipherSuite::ALL {
+            let sealer = Sealer::new(suite, &key(), 1, 0);
+            let record = sealed(&sealer, ContentType::ApplicationData, b"");
+            let mut opener = Opener::new(suite, &key(), 1);
+
+            for len in 0..record.len() {
+                let mut cut = record[..len].to_vec();
+                assert_eq!(opener.open(&mut cut).unwrap_err(), Refused::Malformed);
+                if len >= RECORD_HEADER {
+                    let body = (len - RECORD_HEADER) as u16;
+                    cut[11..13].copy_from_slice(&body.to_be_bytes());
+                    assert_eq!(opener.open(&mut cut).unwrap_err(), Refused::Malformed);
+                }
+            }
+            let mut longer = [&record[..], &[0]].concat();
+            assert_eq!(opener.open(&mut longer).unwrap_err(), Refused::Malformed);
+            assert!(opener.open(&mut record.clone()).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_record_behind_the_window_is_stale() {
+        let mut opener = Opener::new(CipherSuite::Gcm, &key(), 1);
+        let record = |seq| {
+            let sealer = Sealer::new(CipherSuite::Gcm, &key(), 1, seq);
+            sealed(&sealer, ContentType::ApplicationData, b"x")
+        };
+        opener.open(&mut record(10_000)).unwrap();
+
+        assert!(opener.open(&mut record(10_000 - 2047)).is_ok());
+        assert_eq!(opener.open(&mut record(1)).unwrap_err(), Refused::Stale);
+    }
+
+    #[test]
+    fn the_other_direction_and_another_suite_open_nothing() {
+        let sealer = Sealer::new(CipherSuite::Ccm, &key(), 1, 0);
+        let record = sealed(&sealer, ContentType::ApplicationData, b"attack at dawn");
+        let other_key = DirectionKey::new([1; 16], *key().salt);
+        let other_salt = DirectionKey::new(*key().key, [1; 4]);
+
+        for (suite, key) in [
+            (CipherSuite::Ccm, other_key),
+            (CipherSuite::Ccm, other_salt),
+            (CipherSuite::Gcm, key()),
+            (CipherSuite::Ccm8, key()),
+        ] {
+            let mut opener = Opener::new(suite, &key, 1);
+            let refused = opener.open(&mut record.clone()).unwrap_err();
+            assert_eq!(refused, Refused::Forged, "{suite}");
+        }
+    }
+
+    #[test]
+    fn the_last_number_is_used_and_none_after_it() {
+        for suite in CipherSuite::ALL {
+            let sealer = Sealer::new(suite, &key(), 1, MAX_SEQ);
+            let mut out = Vec::new();
+            sealer
+                .seal(ContentType::ApplicationData, b"last", &mut out)
+                .unwrap();
+            let last = out.clone();
+
+            for _ in 0..3 {
+                let refused = sealer.seal(ContentType::ApplicationData, b"more", &mut out);
+                assert_eq!(refused, Err(NotSealed::Exhausted));
+            }
+            assert_eq!(out, last);
+            assert_eq!(sealer.sealed(), 1 << 48);
+        }
+    }
+
+    #[test]
+    fn content_longer_than_a_record_takes_no_number() {
+        let sealer = Sealer::new(CipherSuite::Gcm, &key(), 1, 3);
+        let mut out = Vec::new();
+        let longest = vec![0; MAX_PLAINTEXT];
+        sealer
+            .seal(ContentType::ApplicationData, &longest, &mut out)
+            .unwrap();
+        assert_eq!(sealer.sealed(), 4);
+        let mut opener = Opener::new(CipherSuite::Gcm, &key(), 1);
+        assert!(opener.open(&mut out).is_ok());
+
+        let mut out = Vec::new();
+        let longer = vec![0; MAX_PLAINTEXT + 1];
+        let refused = sealer.seal(ContentType::ApplicationData, &longer, &mut out);
+        assert_eq!(refused, Err(NotSealed::TooLong));
+        assert_eq!(sealer.sealed(), 4);
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn threads_never_share_a_number() {
+        const EACH: usize = 5000;
+        let sealer = Sealer::new(CipherSuite::Gcm, &key(), 1, 7);
+
+        let outs: Vec<Vec<u8>> = thread::scope(|scope| {
+            let seal = || {
+                let mut out = Vec::new();
+                for _ in 0..EACH {
+                    sealer
+                        .seal(ContentType::ApplicationData, b"x", &mut out)
+                        .unwrap();
+                }
+                out
+            };
+            let threads = [scope.spawn(seal), scope.spawn(seal), scope.spawn(seal)];
+            threads.map(|thread| thread.join().unwrap()).into()
+        });
+
+        let mut numbers = HashSet::new();
+        for (header, body) in outs.iter().flat_map(|out| records(out)) {
+            assert!(numbers.insert(header.seq));
+            assert_eq!(body[..EXPLICIT_NONCE], explicit_nonce(1, header.seq));
+        }
+        assert_eq!(numbers.len(), 3 * EACH);
+        assert_eq!(sealer.sealed(), 7 + 3 * EACH as u64);
+    }
+}

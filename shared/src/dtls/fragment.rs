@@ -98,3 +98,96 @@ pub struct NotOfThisMessage;
 /// Longest message put together; a PSK handshake has none over 200 bytes, but
 /// a ClientHello may carry many extensions.
 pub const MAX_MESSAGE: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fragment(total: usize, offset: usize, body: &[u8]) -> Fragment<'_> {
+        Fragment {
+            kind: HandshakeType::ClientKeyExchange,
+            total,
+            message_seq: 2,
+            offset,
+            body,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_map_of_bytes(
+            total in 1usize..600,
+            pieces in prop::collection::vec(
+                (any::<prop::sample::Index>(), 1usize..200, any::<u8>()),
+                1..60,
+            ),
+        ) {
+            let mut model = vec![None; total];
+            let mut reassembly: Option<Reassembly> = None;
+
+            for (offset, len, byte) in pieces {
+                let offset = offset.index(total);
+                let body = vec![byte; len.min(total - offset)];
+                let piece = fragment(total, offset, &body);
+                match &mut reassembly {
+                    Some(reassembly) => reassembly.add(&piece).unwrap(),
+                    None => reassembly = Reassembly::begin(&piece),
+                }
+                model[offset..offset + body.len()].fill(Some(byte));
+
+                let whole: Option<Vec<u8>> = model.iter().copied().collect();
+                prop_assert_eq!(reassembly.as_ref().unwrap().body(), whole.as_deref());
+            }
+        }
+
+        #[test]
+        fn holds_what_it_said_it_would(total in 1..=MAX_MESSAGE) {
+            let piece = fragment(total, 0, &[1]);
+            let reassembly = Reassembly::begin(&piece).unwrap();
+
+            prop_assert_eq!(reassembly.held(), Reassembly::cost(&piece));
+            prop_assert!(reassembly.held() <= MAX_MESSAGE + MAX_MESSAGE / 8);
+        }
+    }
+
+    #[test]
+    fn an_empty_message_is_whole_at_once() {
+        assert_eq!(
+            Reassembly::begin(&fragment(0, 0, &[])).unwrap().body(),
+            Some(&[][..])
+        );
+    }
+
+    #[test]
+    fn a_message_over_the_limit_is_not_begun() {
+        assert!(Reassembly::begin(&fragment(MAX_MESSAGE, 0, &[1])).is_some());
+        assert!(Reassembly::begin(&fragment(MAX_MESSAGE + 1, 0, &[1])).is_none());
+    }
+
+    #[test]
+    fn a_fragment_of_another_message_changes_nothing() {
+        let first = fragment(2, 0, &[7]);
+        let mut reassembly = Reassembly::begin(&first).unwrap();
+        let foreign = [
+            Fragment {
+                kind: HandshakeType::Finished,
+                ..fragment(2, 1, &[9])
+            },
+            Fragment {
+                message_seq: 3,
+                ..fragment(2, 1, &[9])
+            },
+            fragment(3, 1, &[9]),
+            fragment(2, 1, &[9, 9]), // Never out of `fragments`.
+        ];
+
+        for foreign in foreign {
+            assert_eq!(reassembly.add(&foreign), Err(NotOfThisMessage));
+        }
+        assert_eq!(reassembly.body(), None);
+        reassembly.add(&fragment(2, 1, &[8])).unwrap();
+        assert_eq!(reassembly.body(), Some(&[7, 8][..]));
+    }
+}

@@ -162,3 +162,126 @@ pub fn look(datagram: &[u8]) -> Look {
 const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;
 
 const CLIENT_HELLO: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header() -> impl Strategy<Value = RecordHeader> {
+        (
+            20u8..24,
+            prop::bool::ANY,
+            any::<u16>(),
+            0..1u64 << 48,
+            0..=MAX_CIPHERTEXT,
+        )
+            .prop_map(|(content, first, epoch, seq, len)| RecordHeader {
+                content: ContentType::from_byte(content).unwrap(),
+                version: if first { DTLS_1_0 } else { DTLS_1_2 },
+                epoch,
+                seq,
+                len,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_emitted_is_parsed_back(header in header(), tail: [u8; 3]) {
+            let mut bytes = Vec::new();
+            header.emit(&mut bytes);
+            prop_assert_eq!(bytes.len(), RECORD_HEADER);
+            bytes.extend(tail);
+
+            prop_assert_eq!(RecordHeader::parse(&bytes), Some(header));
+        }
+
+        #[test]
+        fn records_are_the_front_of_the_datagram(
+            wholes in prop::collection::vec((header(), 0usize..40), 0..4),
+            tail in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let mut datagram = Vec::new();
+            for (header, len) in &wholes {
+                RecordHeader { len: *len, ..*header }.emit(&mut datagram);
+                datagram.resize(datagram.len() + len, 0xAB);
+            }
+            datagram.extend(tail);
+
+            let mut walked = Vec::new();
+            let mut count = 0;
+            for (header, body) in records(&datagram) {
+                prop_assert_eq!(header.len, body.len());
+                header.emit(&mut walked);
+                walked.extend(body);
+                count += 1;
+            }
+
+            prop_assert!(count >= wholes.len());
+            prop_assert!(datagram.starts_with(&walked));
+        }
+    }
+
+    #[test]
+    fn the_fields_stand_where_rfc_6347_has_them() {
+        let bytes = [
+            22, 0xFE, 0xFD, 0x01, 0x02, 1, 2, 3, 4, 5, 6, 0x12, 0x34, 0xFF,
+        ];
+
+        assert_eq!(
+            RecordHeader::parse(&bytes),
+            Some(RecordHeader {
+                content: ContentType::Handshake,
+                version: DTLS_1_2,
+                epoch: 0x0102,
+                seq: 0x0102_0304_0506,
+                len: 0x1234,
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_no_dtls_header_is_refused() {
+        let good = [23, 0xFE, 0xFD, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0];
+        assert!(RecordHeader::parse(&good).is_some());
+
+        assert_eq!(RecordHeader::parse(&good[..12]), None);
+        for (at, byte) in [
+            (0, 19),
+            (0, 24),  // A heartbeat.
+            (1, 3),   // TLS.
+            (2, 252), // DTLS 1.3.
+            (2, 254), // Nothing.
+            (11, 0x49),
+        ] {
+            let mut bad = good;
+            bad[at] = byte;
+            assert_eq!(RecordHeader::parse(&bad), None, "byte {at} = {byte}");
+        }
+    }
+
+    #[test]
+    fn the_first_record_says_what_a_datagram_is() {
+        let datagram = |content: u8, epoch: u8, first: u8| {
+            [content, 0xFE, 0xFD, 0, epoch, 0, 0, 0, 0, 0, 1, 0, 1, first]
+        };
+
+        assert_eq!(look(&datagram(22, 0, 1)), Look::Hello);
+        assert_eq!(look(&datagram(22, 0, 16)), Look::Handshake);
+        assert_eq!(look(&datagram(20, 0, 1)), Look::Handshake);
+        assert_eq!(look(&datagram(21, 0, 1)), Look::Alert);
+        assert_eq!(
+            look(&datagram(23, 1, 0)),
+            Look::Epoch1(ContentType::ApplicationData)
+        );
+        assert_eq!(
+            look(&datagram(22, 1, 1)),
+            Look::Epoch1(ContentType::Handshake)
+        );
+        assert_eq!(look(&datagram(23, 0, 0)), Look::Other);
+        assert_eq!(look(&datagram(23, 2, 0)), Look::Other);
+        assert_eq!(look(&datagram(22, 0, 1)[..13]), Look::Other); // Cut off.
+        assert_eq!(look(&[]), Look::Other);
+    }
+}

@@ -164,3 +164,74 @@ fn put_u24(value: usize, out: &mut Vec<u8>) {
     assert_eq!(high, 0, "a length fits 24 bits");
     out.extend_from_slice(&rest);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_record_is_fragments_from_end_to_end_or_has_none(
+            wholes in prop::collection::vec(
+                (any::<u8>(), any::<u16>(), prop::collection::vec(any::<u8>(), 0..30)),
+                0..4,
+            ),
+            tail in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let mut record = Vec::new();
+            for (kind, message_seq, body) in &wholes {
+                let kind = HandshakeType::from_byte(*kind);
+                emit_message(kind, *message_seq, body, &mut record);
+            }
+            record.extend(&tail);
+
+            let mut walked = Vec::new();
+            let mut count = 0;
+            for fragment in fragments(&record) {
+                fragment.emit(&mut walked);
+                count += 1;
+            }
+
+            prop_assert!(count == 0 || walked == record);
+            if tail.is_empty() {
+                prop_assert_eq!(count, wholes.len());
+            }
+        }
+
+        #[test]
+        fn every_type_byte_survives(byte: u8) {
+            prop_assert_eq!(HandshakeType::from_byte(byte).byte(), byte);
+        }
+    }
+
+    #[test]
+    fn a_fragment_lies_within_its_message() {
+        //            type  length    seq   offset    length
+        let inside = [16, 0, 0, 10, 0, 2, 0, 0, 8, 0, 0, 2, 0xAA, 0xBB];
+        assert_eq!(
+            fragments(&inside).collect::<Vec<_>>(),
+            [Fragment {
+                kind: HandshakeType::ClientKeyExchange,
+                total: 10,
+                message_seq: 2,
+                offset: 8,
+                body: &[0xAA, 0xBB],
+            }]
+        );
+
+        let mut outside = inside;
+        outside[8] = 9;
+        assert_eq!(fragments(&outside).count(), 0);
+    }
+
+    #[test]
+    fn a_header_without_content_is_no_fragment() {
+        let header_only = [1, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(fragments(&header_only).count(), 0);
+
+        let server_hello_done = [14, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0];
+        assert_eq!(fragments(&server_hello_done).count(), 1);
+    }
+}

@@ -254,3 +254,150 @@ fn cut<const N: usize>(bytes: &[u8], from: usize) -> [u8; N] {
 
 pub const CLIENT_FINISHED: &str = "client finished";
 pub const SERVER_FINISHED: &str = "server finished";
+
+/// Expectations made with Python's `hmac` and `hashlib`.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hex::unhex;
+
+    fn randoms() -> ([u8; 32], [u8; 32]) {
+        (
+            std::array::from_fn(|i| i as u8),
+            std::array::from_fn(|i| i as u8 + 32),
+        )
+    }
+
+    /// The vector that the TLS working group published for P_SHA256.
+    #[test]
+    fn the_prf_agrees_with_the_published_vector() {
+        let secret = unhex("9bbe436ba940f017b17652849a71db35");
+        let seed = unhex("a0ba9f936cda311827a6f796ffd5198c");
+        let (head, tail) = seed.split_at(5);
+        let mut out = [0; 100];
+        prf(&secret, "test label", &[head, tail], &mut out);
+
+        assert_eq!(
+            out.to_vec(),
+            unhex(
+                "e3f229ba727be17b8d122620557cd453c2aab21d07c3d495329b52d4e61edb5a6b301791e90d35\
+                 c9c9a46b4e14baf9af0fa022f7077def17abfd3797c0564bab4fbc91666e9def9b97fce34f7967\
+                 89baa48082d122ee42c5a72e5a5110fff70187347b66"
+            )
+        );
+    }
+
+    #[test]
+    fn the_premaster_secret_is_that_of_rfc_4279() {
+        let psk = Psk::new("foo").unwrap();
+
+        assert_eq!(psk.premaster()[..], *b"\0\x03\0\0\0\0\x03foo");
+    }
+
+    #[test]
+    fn a_key_becomes_the_keys_of_a_session() {
+        let psk = Psk::new("foo").unwrap();
+        let (client_random, server_random) = randoms();
+
+        let master_secret = master_secret(&psk, &client_random, &server_random);
+        assert_eq!(
+            master_secret.as_bytes().to_vec(),
+            unhex(
+                "cbc102d263e6e3927bbc7ed15e8b0501ab31745eb7d88ed14b8d00e45f3a88e3aef204fbae9b27\
+                 c71b68623109ef3665"
+            )
+        );
+
+        let secrets = Secrets {
+            suite: CipherSuite::Gcm,
+            master_secret,
+            client_random,
+            server_random,
+        };
+        let keys = secrets.keys();
+        assert_eq!(
+            keys.client.key[..],
+            unhex("20236c9e9061ac98be504132c664fc7b")
+        );
+        assert_eq!(
+            keys.server.key[..],
+            unhex("67ca4c2c103795e5c631f0374c735373")
+        );
+        assert_eq!(keys.client.salt[..], unhex("6da80636"));
+        assert_eq!(keys.server.salt[..], unhex("4a2b61f6"));
+    }
+
+    #[test]
+    fn the_extended_master_secret_hangs_on_the_session_hash() {
+        let psk = Psk::new("foo").unwrap();
+        let mut transcript = Transcript::default();
+        transcript.add(b"session");
+
+        assert_eq!(
+            extended_master_secret(&psk, &transcript.hash())
+                .as_bytes()
+                .to_vec(),
+            unhex(
+                "5a9520eb7b2f838b297d70dfbfa8b431c3a637230ca92dd7cb4ece240ae97836294d45ccd0f0f9\
+                 353b0efb4623431a29"
+            )
+        );
+    }
+
+    #[test]
+    fn each_side_finishes_with_its_own_label() {
+        let psk = Psk::new("foo").unwrap();
+        let (client_random, server_random) = randoms();
+        let secret = master_secret(&psk, &client_random, &server_random);
+        let mut transcript = Transcript::default();
+        transcript.add(b"session");
+        let hash = transcript.hash();
+
+        assert_eq!(
+            verify_data(&secret, CLIENT_FINISHED, &hash)[..],
+            unhex("1e85b5707ab05a444749bfa6")
+        );
+        assert_eq!(
+            verify_data(&secret, SERVER_FINISHED, &hash)[..],
+            unhex("e032c4e37bc233cf25652920")
+        );
+    }
+
+    #[test]
+    fn a_message_counts_with_its_header() {
+        let mut by_parts = Transcript::default();
+        by_parts.add_message(HandshakeType::ClientKeyExchange, 0x0102, &[7; 300]);
+        let mut by_bytes = Transcript::default();
+        by_bytes.add(&[16, 0, 1, 44, 1, 2, 0, 0, 0, 0, 1, 44]);
+        by_bytes.add(&[7; 300]);
+
+        assert_eq!(by_parts.hash(), by_bytes.hash());
+        assert_ne!(by_parts.hash(), Transcript::default().hash());
+    }
+
+    #[test]
+    fn an_empty_or_endless_key_is_refused() {
+        assert_eq!(Psk::new("").err(), Some(BadPsk::Empty));
+        assert_eq!(Psk::new(vec![1; 65536]).err(), Some(BadPsk::TooLong));
+        assert!(Psk::new(vec![1; 65535]).is_ok());
+    }
+
+    #[test]
+    fn secrets_say_nothing_of_themselves() {
+        let (client_random, server_random) = randoms();
+        let secrets = Secrets {
+            suite: CipherSuite::Gcm,
+            master_secret: MasterSecret::new([222; 48]),
+            client_random,
+            server_random,
+        };
+        let said = format!(
+            "{:?} {secrets:?} {:?}",
+            Psk::new([222]).unwrap(),
+            secrets.keys()
+        );
+
+        assert!(!said.contains("222"), "{said}");
+        assert!(said.contains("DirectionKey(..)"), "{said}");
+    }
+}

@@ -75,3 +75,70 @@ fn only_vec16(body: &[u8]) -> Option<&[u8]> {
 
     Some(content)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn names_are_parsed_back_and_fill_their_message(
+            name in prop::collection::vec(any::<u8>(), 0..200),
+            extra: u8,
+        ) {
+            let mut body = Vec::new();
+            ClientKeyExchange { identity: &name }.emit(&mut body);
+            let mut same = Vec::new();
+            ServerKeyExchange { hint: &name }.emit(&mut same);
+
+            prop_assert_eq!(&body, &same);
+            prop_assert_eq!(
+                ClientKeyExchange::parse(&body),
+                Some(ClientKeyExchange { identity: &name })
+            );
+            prop_assert_eq!(
+                ServerKeyExchange::parse(&body),
+                Some(ServerKeyExchange { hint: &name })
+            );
+            prop_assert_eq!(ClientKeyExchange::parse(&body[..body.len() - 1]), None);
+            body.push(extra);
+            prop_assert_eq!(ClientKeyExchange::parse(&body), None);
+            prop_assert_eq!(ServerKeyExchange::parse(&body), None);
+        }
+
+        #[test]
+        fn a_finished_is_twelve_bytes(bytes in prop::collection::vec(any::<u8>(), 0..30)) {
+            let parsed = Finished::parse(&bytes);
+
+            prop_assert_eq!(parsed.is_some(), bytes.len() == 12);
+            if let Some(finished) = parsed {
+                let mut body = Vec::new();
+                finished.emit(&mut body);
+                prop_assert_eq!(body, bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_identity_fits() {
+        let identity = vec![b'x'; 65535];
+        let mut body = Vec::new();
+        ClientKeyExchange {
+            identity: &identity,
+        }
+        .emit(&mut body);
+
+        assert_eq!(
+            ClientKeyExchange::parse(&body).unwrap().identity.len(),
+            65535
+        );
+    }
+
+    #[test]
+    fn a_server_hello_done_is_empty() {
+        assert_eq!(ServerHelloDone::parse(&[]), Some(ServerHelloDone));
+        assert_eq!(ServerHelloDone::parse(&[0]), None);
+    }
+}
