@@ -1,1 +1,260 @@
+//! The hub's loop: it owns the leases, their devices and routes, and decides
+//! which session speaks for a hint.
+//!
+//! The data path runs beside it (`wire`, `outward`), so that a slow netlink
+//! call delays a newcomer and nobody else.
 
+mod admission;
+mod counters;
+mod fight;
+mod hooks;
+mod memory;
+mod outward;
+mod peernets;
+mod port;
+mod reset;
+mod shared;
+mod start;
+mod welcome;
+mod wire;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use dtun_shared::link::{Netlink, Via};
+use dtun_shared::meta::{Control, SpokeMeta};
+use dtun_shared::packet::Echo;
+use ipnet::IpNet;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::HubConfig;
+use crate::lease::Leases;
+use crate::peernet::Policy;
+use crate::session::{Due, Ended, Session, Upkeep};
+use memory::Memory;
+use port::Port;
+use shared::Shared;
+use wire::Event;
+
+/// Serves until `stop` resolves or something fails for good, then says goodbye to every spoke and removes
+/// devices and routes; the leases stay in the state.
+pub async fn run(config: HubConfig, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let mut hub = start::start(config).await?;
+    let result = hub.serve(stop).await;
+    hub.stop().await;
+
+    result
+}
+
+/// State of the loop.
+struct Hub {
+    shared: Arc<Shared>,
+    netlink: Netlink,
+    leases: Leases,
+    memory: Memory,
+    /// Devices, by their lease's hint.
+    ports: HashMap<String, Port>,
+    /// Every session that is not over, by serial number.
+    kept: HashMap<u64, Kept>,
+    policy: Policy,
+    /// Networks of the machine, as of the last look.
+    networks: Option<(Instant, Vec<(IpNet, bool)>)>,
+    mtu: u16,
+    keepalive: Duration,
+    hooks: hooks::Hooks,
+    events: mpsc::Receiver<Event>,
+    wire: JoinHandle<std::io::Result<()>>,
+}
+
+/// What the loop keeps for a session.
+struct Kept {
+    session: Arc<Session>,
+    upkeep: Upkeep,
+    /// Our meta, for its repetition.
+    meta: Vec<u8>,
+    /// The inner MTU that our meta named.
+    mtu: u16,
+    /// The spoke's meta, once it has come.
+    told: Option<SpokeMeta>,
+    probes: u16,
+}
+
+impl Hub {
+    async fn serve(&mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        tokio::pin!(stop);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
+        loop {
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                event = self.events.recv() => match event {
+                    Some(event) => self.handle_event(event).await,
+                    None => return self.wire_failed().await,
+                },
+                _ = tick.tick() => self.handle_tick().await,
+            }
+            self.memory.flush(&self.leases).await;
+        }
+    }
+
+    async fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Established(session, displaced) => {
+                self.establish(session).await;
+                // After the newcomer, so that a lease they share stays in use.
+                if let Some(old) = displaced {
+                    self.end(&old, Ended::Replaced).await;
+                }
+            }
+            Event::Confirmed(session) => self.confirm(&session).await,
+            Event::Meta(session, meta) => self.handle_meta(&session, meta).await,
+            Event::Closed(session) => self.end(&session, Ended::Goodbye).await,
+        }
+    }
+
+    async fn handle_tick(&mut self) {
+        let now = Instant::now();
+        let dues: Vec<_> = self
+            .kept
+            .iter_mut()
+            .filter_map(|(serial, kept)| {
+                let session = &kept.session;
+                let confirmed = session.is_confirmed();
+                let due = kept
+                    .upkeep
+                    .poll(now, &session.heard(), confirmed, self.keepalive)?;
+                Some((*serial, due))
+            })
+            .collect();
+
+        for (serial, due) in dues {
+            let Some(kept) = self.kept.get_mut(&serial) else {
+                continue;
+            };
+            match due {
+                Due::Meta => self.shared.send_in(&kept.session, &kept.meta),
+                Due::Probe => probe(&self.shared, kept),
+                Due::End(why) => {
+                    let session = Arc::clone(&kept.session);
+                    self.end(&session, why).await;
+                }
+            }
+        }
+        self.retire().await;
+    }
+
+    /// Deletes the devices of leases that are over.
+    async fn retire(&mut self) {
+        for hint in self.leases.expired(now()) {
+            if let Some(port) = self.ports.remove(&hint) {
+                tracing::info!(hint, device = port.tun.name(), "lease over");
+                self.hooks.run_down(&hint, &self.leases, &port).await;
+                port.delete(&self.netlink).await;
+            }
+            self.leases.set_device(&hint, None);
+            self.memory.touch();
+        }
+    }
+
+    /// Forgets a session; the last of a hint takes the hint's routes along and
+    /// starts the lease's time.
+    async fn end(&mut self, session: &Arc<Session>, why: Ended) {
+        let Some(kept) = self.kept.remove(&session.serial) else {
+            return;
+        };
+        self.shared.sessions.remove(session);
+        let (hint, peer) = (&session.hint, session.peer);
+        if session.is_confirmed() && !kept.upkeep.is_rejected() {
+            tracing::info!(%hint, %peer, reason = %why, "session down");
+        } else {
+            tracing::debug!(%hint, %peer, reason = %why, "session given up");
+        }
+
+        let leased = |kept: &Kept| kept.session.hint == *hint && !kept.upkeep.is_rejected();
+        if kept.upkeep.is_rejected() || self.kept.values().any(leased) {
+            return;
+        }
+        if let Some(port) = self.ports.get_mut(hint) {
+            port.withdraw(&self.netlink, |_| false).await;
+        }
+        self.leases.release(hint, now());
+        self.memory.touch();
+        self.fence_peernets();
+    }
+
+    async fn wire_failed(&mut self) -> anyhow::Result<()> {
+        (&mut self.wire)
+            .await
+            .context("the task that serves the socket panicked")?
+            .context("failed to read the socket")?;
+
+        anyhow::bail!("the task that serves the socket ended")
+    }
+
+    /// Goodbye to all, and the machine as it was before.
+    async fn stop(&mut self) {
+        for kept in self.kept.values() {
+            self.shared.send_goodbye(&kept.session);
+            tracing::info!(hint = %kept.session.hint, peer = %kept.session.peer, reason = %Ended::Stopped, "session down");
+            self.leases.release(&kept.session.hint, now());
+        }
+        self.events.close();
+        self.kept.clear();
+
+        self.hooks.run_all_down(&self.leases, &mut self.ports).await;
+        for (_, port) in self.ports.drain() {
+            port.delete(&self.netlink).await;
+        }
+        for pool in self.leases.pools().networks() {
+            if let Err(error) = self.netlink.delete_route(pool, BLACKHOLE).await {
+                tracing::warn!(%pool, %error, "blackhole route not removed");
+            }
+        }
+        self.memory.finish(&self.leases).await;
+        tracing::info!(dropped = %self.shared.counters, "stopped");
+    }
+}
+
+/// Asks a silent spoke for a sign of life: in its own terms, for the Go program
+/// has no control messages and would die of one.
+fn probe(shared: &Shared, kept: &mut Kept) {
+    kept.probes = kept.probes.wrapping_add(1);
+    if kept.told.as_ref().is_some_and(|meta| meta.ext) {
+        let ping = Control::Ping(u64::from(kept.probes));
+        shared.send_in(&kept.session, &ping.emit());
+        return;
+    }
+
+    let Some(inner) = kept.session.inner() else {
+        return;
+    };
+    let echo = Echo {
+        id: kept.session.serial as u16 ^ ECHO_ID,
+        seq: kept.probes,
+    };
+    if let Some(packet) = echo.request(inner.echo_ends()) {
+        kept.session.expect_echo(echo);
+        shared.send_in(&kept.session, &packet);
+    }
+}
+
+/// Wall-clock seconds, which leases are kept in.
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// Routes of leases and peernets, and any that the owner sets, go before it.
+const BLACKHOLE: Via = Via::Blackhole { metric: 65_535 };
+
+const TICK: Duration = Duration::from_millis(500);
+
+/// Away from the small numbers that `ping` takes from process ids.
+const ECHO_ID: u16 = 0xd700;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::pool::{Addresses, Full, Pools};
 
-pub(crate) use state::{Saved, Store};
+pub(crate) use state::{Saved, State, Store, StoreError};
 
 /// Every lease of a hub, by hint.
 #[derive(Debug)]

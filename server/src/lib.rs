@@ -8,12 +8,5 @@ mod peernet;
 mod pool;
 mod session;
 
-use std::future::Future;
-
 pub use config::{HubConfig, Pool6};
-
-/// Serves until `stop` resolves or something fails for good.
-pub async fn run(config: HubConfig, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    drop((config, stop));
-    anyhow::bail!("not built yet")
-}
+pub use hub::run;

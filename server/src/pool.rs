@@ -135,7 +135,7 @@ pub(crate) fn check(net: IpNet, taken: &[Taken]) -> Result<(), PoolError> {
         });
     }
     if !is_unicast(network) {
-        return Err(PoolError::NotUnicast(network, default_pools(network)));
+        return Err(PoolError::NotUnicast(network, default_pool(network)));
     }
     if let Some(clash) = clash(network, taken) {
         return Err(PoolError::Clash {
@@ -202,7 +202,7 @@ fn defaults6() -> impl Iterator<Item = Ipv6Net> {
 }
 
 /// The first default of the family of `net`.
-pub(crate) fn default_pools(net: IpNet) -> IpNet {
+pub(crate) fn default_pool(net: IpNet) -> IpNet {
     match net {
         IpNet::V4(_) => IpNet::V4(with_prefix4(Ipv4Addr::new(10, 0, 0, 0), 24)),
         IpNet::V6(_) => IpNet::V6(with_prefix6(

@@ -1,1 +1,266 @@
+//! A session: keys shared with one peer, and what may pass under them. No I/O.
+//!
+//! Three tasks meet here, so all of it is shared: the wire task opens records,
+//! the task of the lease's device seals packets, and the hub's loop seals meta
+//! and control messages and decides about the session's life.
 
+mod upkeep;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
+
+use dashmap::DashMap;
+use dtun_shared::dtls::CipherSuite;
+use dtun_shared::dtls::alert::Alert;
+use dtun_shared::dtls::header::ContentType;
+use dtun_shared::packet::{Echo, Ends};
+use dtun_shared::record::{NotSealed, Opener, Refused, Sealer};
+use dtun_shared::udp::Path;
+use ipnet::IpNet;
+
+use crate::handshake::Established;
+use crate::pool::Addresses;
+
+pub(crate) use upkeep::{Due, Ended, Upkeep};
+
+/// One session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// Rises with every session of this hub: of two, the higher is the newer.
+    pub(crate) serial: u64,
+    pub(crate) peer: SocketAddr,
+    pub(crate) hint: String,
+    pub(crate) suite: CipherSuite,
+    /// The peer offered nothing but CCM_8, as the Go program does.
+    pub(crate) only_ccm8: bool,
+    sealer: Arc<Sealer>,
+    opener: Mutex<Opener>,
+    heard: Mutex<Heard>,
+    confirmed: AtomicBool,
+    /// The echo that waits for its reply.
+    echo: Mutex<Option<Echo>>,
+    inner: OnceLock<Inner>,
+}
+
+impl Session {
+    pub(crate) fn new(serial: u64, established: Established, path: Path, now: Instant) -> Self {
+        Self {
+            serial,
+            peer: established.peer,
+            hint: established.hint,
+            suite: established.secrets.suite,
+            only_ccm8: established.only_ccm8,
+            sealer: established.sealer,
+            opener: Mutex::new(established.opener),
+            heard: Mutex::new(Heard {
+                path,
+                datagram: now,
+                record: now,
+            }),
+            confirmed: AtomicBool::new(false),
+            echo: Mutex::new(None),
+            inner: OnceLock::new(),
+        }
+    }
+
+    /// Opens one whole record in place.
+    pub(crate) fn open<'a>(
+        &self,
+        record: &'a mut [u8],
+    ) -> Result<(ContentType, &'a mut [u8]), Refused> {
+        lock(&self.opener).open(record)
+    }
+
+    /// Appends one whole record to `out`.
+    pub(crate) fn seal(&self, packet: &[u8], out: &mut Vec<u8>) -> Result<(), NotSealed> {
+        self.sealer.seal(ContentType::ApplicationData, packet, out)
+    }
+
+    /// The record that ends the session at the peer.
+    pub(crate) fn goodbye(&self) -> Result<Vec<u8>, NotSealed> {
+        let mut out = Vec::new();
+        self.sealer
+            .seal(ContentType::Alert, &Alert::CLOSE_NOTIFY.emit(), &mut out)?;
+
+        Ok(out)
+    }
+
+    /// A datagram came from the peer's address; anyone may have sent it.
+    pub(crate) fn handle_datagram(&self, now: Instant) {
+        lock(&self.heard).datagram = now;
+    }
+
+    /// A record of the peer's authenticated: answers go back along `path`.
+    pub(crate) fn handle_record(&self, now: Instant, path: Path) {
+        let mut heard = lock(&self.heard);
+        heard.record = now;
+        heard.path = path;
+    }
+
+    pub(crate) fn heard(&self) -> Heard {
+        *lock(&self.heard)
+    }
+
+    /// The first application record authenticated; false when it isn't the first.
+    pub(crate) fn confirm(&self) -> bool {
+        !self.confirmed.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.confirmed.load(Ordering::Acquire)
+    }
+
+    /// Gives the session its lease, once.
+    pub(crate) fn admit(&self, inner: Inner) {
+        // A second call would mean two leases for one session; the first stays.
+        let first = self.inner.set(inner).is_ok();
+        debug_assert!(first, "a session is admitted once");
+    }
+
+    pub(crate) fn inner(&self) -> Option<&Inner> {
+        self.inner.get()
+    }
+
+    /// Remembers the echo sent, whose reply is ours to swallow.
+    pub(crate) fn expect_echo(&self, echo: Echo) {
+        *lock(&self.echo) = Some(echo);
+    }
+
+    /// Whether `packet` is the reply to our own echo, rather than a user's.
+    pub(crate) fn takes_echo(&self, packet: &[u8]) -> bool {
+        let mut expected = lock(&self.echo);
+        let (Some(waiting), Some(inner)) = (*expected, self.inner.get()) else {
+            return false;
+        };
+        let Some((echo, ends)) = Echo::reply(packet) else {
+            return false;
+        };
+        if echo != waiting || ends.source != inner.lease4() || ends.destination != inner.hub4() {
+            return false;
+        }
+        *expected = None;
+
+        true
+    }
+}
+
+/// What was last heard of a peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    /// Of the last authenticated record.
+    pub(crate) path: Path,
+    /// Any datagram from the peer's address.
+    pub(crate) datagram: Instant,
+    /// An authenticated record.
+    pub(crate) record: Instant,
+}
+
+/// The inside of an admitted session: which packets are the spoke's own.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) tun: Arc<dtun_shared::device::Tun>,
+    lease: Addresses,
+    hub: Addresses,
+    peernet: RwLock<Vec<IpNet>>,
+}
+
+impl Inner {
+    pub(crate) fn new(
+        tun: Arc<dtun_shared::device::Tun>,
+        lease: Addresses,
+        hub: Addresses,
+    ) -> Self {
+        Self {
+            tun,
+            lease,
+            hub,
+            peernet: RwLock::default(),
+        }
+    }
+
+    /// Whether a packet from `source` is the spoke's to send.
+    pub(crate) fn owns(&self, source: IpAddr) -> bool {
+        let leased = match source {
+            IpAddr::V4(ip) => ip == self.lease.ip4.addr(),
+            IpAddr::V6(ip) => self.lease.ip6.is_some_and(|net| net.addr() == ip),
+        };
+
+        leased || self.peernet().iter().any(|net| net.contains(&source))
+    }
+
+    /// Our echo's way: from the hub's address to the lease's.
+    pub(crate) fn echo_ends(&self) -> Ends {
+        Ends {
+            source: self.hub4(),
+            destination: self.lease4(),
+        }
+    }
+
+    pub(crate) fn set_peernet(&self, peernet: Vec<IpNet>) {
+        *self.peernet.write().unwrap_or_else(PoisonError::into_inner) = peernet;
+    }
+
+    pub(crate) fn peernet(&self) -> std::sync::RwLockReadGuard<'_, Vec<IpNet>> {
+        self.peernet.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lease4(&self) -> IpAddr {
+        IpAddr::V4(self.lease.ip4.addr())
+    }
+
+    fn hub4(&self) -> IpAddr {
+        IpAddr::V4(self.hub.ip4.addr())
+    }
+}
+
+/// The sessions, as the data path looks them up.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    by_peer: DashMap<SocketAddr, Arc<Session>>,
+    /// The session that speaks for a hint; confirmed ones only.
+    by_hint: DashMap<String, Arc<Session>>,
+}
+
+impl Sessions {
+    pub(crate) fn of_peer(&self, peer: SocketAddr) -> Option<Arc<Session>> {
+        self.by_peer.get(&peer).map(|entry| Arc::clone(&entry))
+    }
+
+    pub(crate) fn of_hint(&self, hint: &str) -> Option<Arc<Session>> {
+        self.by_hint.get(hint).map(|entry| Arc::clone(&entry))
+    }
+
+    /// Returns the session that had the peer's address before.
+    pub(crate) fn insert(&self, session: &Arc<Session>) -> Option<Arc<Session>> {
+        self.by_peer.insert(session.peer, Arc::clone(session))
+    }
+
+    /// Makes `session` speak for its hint; returns the one that did.
+    pub(crate) fn make_current(&self, session: &Arc<Session>) -> Option<Arc<Session>> {
+        self.by_hint
+            .insert(session.hint.clone(), Arc::clone(session))
+    }
+
+    /// Forgets the session, not one that has taken its address or hint.
+    pub(crate) fn remove(&self, session: &Arc<Session>) {
+        self.by_peer
+            .remove_if(&session.peer, |_, other| Arc::ptr_eq(other, session));
+        self.by_hint
+            .remove_if(&session.hint, |_, other| Arc::ptr_eq(other, session));
+    }
+
+    /// Outer addresses of the sessions that speak for a hint.
+    pub(crate) fn outer(&self) -> Vec<IpAddr> {
+        self.by_hint
+            .iter()
+            .map(|session| session.peer.ip())
+            .collect()
+    }
+}
+
+/// A poisoned lock means that a task panicked between two plain assignments.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,125 @@
+//! What became of datagrams and packets that were not passed on.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dtun_shared::record::Refused;
+
+/// One counter for each reason.
+#[derive(Debug, Default)]
+pub(crate) struct Counters([AtomicU64; REASONS.len()]);
+
+impl Counters {
+    pub(crate) fn count(&self, reason: Dropped) {
+        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The counters that moved, as `reason=count`.
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (counter, (_, name)) in self.0.iter().zip(REASONS) {
+            let count = counter.load(Ordering::Relaxed);
+            if count > 0 {
+                write!(f, "{separator}{name}={count}")?;
+                separator = " ";
+            }
+        }
+
+        if separator.is_empty() {
+            f.write_str("none")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why something was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    /// No well-formed record.
+    Malformed,
+    /// A record of an epoch that the session does not have.
+    WrongEpoch,
+    Duplicate,
+    Stale,
+    Forged,
+    /// A plaintext record, or one of a content type that has no business here.
+    OutOfPlace,
+    /// From an address without session and handshake.
+    NoSession,
+    /// Neither IP nor control.
+    NotIp,
+    /// Control message that does not parse.
+    BadControl,
+    /// From a spoke without a lease, or before it was given.
+    NoLease,
+    /// The inner source is neither the lease's nor in the peernet.
+    ForeignSource,
+    /// Link-local or multicast, in either direction.
+    LinkScope,
+    /// To another spoke, which the owner forbids.
+    SpokeToSpoke,
+    /// The device took no packet.
+    Device,
+    /// For a lease without a session.
+    NoSpoke,
+    /// The socket was full.
+    SocketFull,
+    /// The network refused the datagram.
+    Unsent,
+    /// The keys are used up.
+    Exhausted,
+    /// The hub's loop was behind.
+    Backlog,
+}
+
+impl From<Refused> for Dropped {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Malformed => Self::Malformed,
+            Refused::WrongEpoch => Self::WrongEpoch,
+            Refused::Duplicate => Self::Duplicate,
+            Refused::Stale => Self::Stale,
+            Refused::Forged => Self::Forged,
+        }
+    }
+}
+
+/// In the order of [`Dropped`].
+const REASONS: [(Dropped, &str); 19] = [
+    (Dropped::Malformed, "malformed"),
+    (Dropped::WrongEpoch, "wrong_epoch"),
+    (Dropped::Duplicate, "duplicate"),
+    (Dropped::Stale, "stale"),
+    (Dropped::Forged, "forged"),
+    (Dropped::OutOfPlace, "out_of_place"),
+    (Dropped::NoSession, "no_session"),
+    (Dropped::NotIp, "not_ip"),
+    (Dropped::BadControl, "bad_control"),
+    (Dropped::NoLease, "no_lease"),
+    (Dropped::ForeignSource, "foreign_source"),
+    (Dropped::LinkScope, "link_scope"),
+    (Dropped::SpokeToSpoke, "spoke_to_spoke"),
+    (Dropped::Device, "device"),
+    (Dropped::NoSpoke, "no_spoke"),
+    (Dropped::SocketFull, "socket_full"),
+    (Dropped::Unsent, "unsent"),
+    (Dropped::Exhausted, "exhausted"),
+    (Dropped::Backlog, "backlog"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_counts_under_its_own_name() {
+        for (index, (reason, name)) in REASONS.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+            let counters = Counters::default();
+            counters.count(reason);
+            assert_eq!(counters.to_string(), format!("{name}=1"));
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The owner's programs, run for each lease: up with its first session, down
+//! before its device goes.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use dtun_shared::hook;
+use tokio::task::JoinSet;
+
+use crate::hub::port::Port;
+use crate::lease::Leases;
+
+/// `-up` and `-down` of the hub.
+#[derive(Debug)]
+pub(super) struct Hooks {
+    pub(super) up: Option<PathBuf>,
+    pub(super) down: Option<PathBuf>,
+    /// Port that the hub listens on, for the environment.
+    pub(super) listen: std::net::SocketAddr,
+}
+
+type Environment = Vec<(&'static str, String)>;
+
+impl Hooks {
+    /// Starts the up hook, once for each device.
+    pub(super) fn run_up(&self, hint: &str, leases: &Leases, ports: &mut HashMap<String, Port>) {
+        let Some(port) = ports.get_mut(hint).filter(|port| port.hook.is_none()) else {
+            return;
+        };
+        let Some(environment) = self.environment("up", hint, leases, port) else {
+            return;
+        };
+        let up = self.up.clone();
+        port.hook = Some(tokio::spawn(async move {
+            if let Some(up) = up {
+                run(&up, environment).await;
+            }
+        }));
+    }
+
+    /// Starts the down hook of a device that is about to go. The device does
+    /// not wait: a lease's end must not hold up the hub.
+    pub(super) async fn run_down(&self, hint: &str, leases: &Leases, port: &Port) {
+        if let Some((down, environment)) = self.down(hint, leases, port) {
+            tokio::spawn(async move { run(&down, environment).await });
+        }
+    }
+
+    /// Runs every down hook to its end: the hub stops after them.
+    pub(super) async fn run_all_down(&self, leases: &Leases, ports: &mut HashMap<String, Port>) {
+        let mut running = JoinSet::new();
+        for (hint, port) in ports {
+            let Some((down, environment)) = self.down(hint, leases, port) else {
+                continue;
+            };
+            let up = port.hook.take();
+            running.spawn(async move {
+                if let Some(up) = up {
+                    // A panic in it has been reported by the runtime.
+                    drop(up.await);
+                }
+                run(&down, environment).await;
+            });
+        }
+        running.join_all().await;
+    }
+
+    /// The down hook of a device whose up hook has run.
+    fn down(&self, hint: &str, leases: &Leases, port: &Port) -> Option<(PathBuf, Environment)> {
+        port.hook.as_ref()?;
+        let environment = self.environment("down", hint, leases, port)?;
+
+        Some((self.down.clone()?, environment))
+    }
+
+    /// The Go program's names, seen from the hub: local is the hub's end.
+    fn environment(
+        &self,
+        event: &str,
+        hint: &str,
+        leases: &Leases,
+        port: &Port,
+    ) -> Option<Environment> {
+        let local = leases.pools().hub();
+        let peer = leases.get(hint)?.addresses;
+        let text6 =
+            |net: Option<ipnet::Ipv6Net>| net.map_or_else(String::new, |net| net.to_string());
+
+        Some(vec![
+            ("EVENT", event.to_owned()),
+            ("TUN", port.tun.name().to_owned()),
+            ("HINT", hint.to_owned()),
+            ("LOCAL_IP4", local.ip4.to_string()),
+            ("PEER_IP4", peer.ip4.to_string()),
+            ("LOCAL_IP6", text6(local.ip6)),
+            ("PEER_IP6", text6(peer.ip6)),
+            ("LOCAL_IP", local.ip4.addr().to_string()),
+            ("PEER_IP", peer.ip4.addr().to_string()),
+            ("SERVER_IP", self.listen.ip().to_string()),
+            ("SERVER_PORT", self.listen.port().to_string()),
+            ("MTU", port.mtu().to_string()),
+        ])
+    }
+}
+
+async fn run(path: &Path, environment: Environment) {
+    if let Err(error) = hook::run(path, &environment).await {
+        tracing::error!(%error, "hook failed");
+    }
+}

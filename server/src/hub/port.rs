@@ -1,0 +1,181 @@
+//! The device of a lease, on the machine: made or attached to, addressed,
+//! carried, deleted.
+
+use std::io;
+use std::sync::Arc;
+
+use dtun_shared::device::{DeviceError, Tun};
+use dtun_shared::link::{Netlink, Via};
+use ipnet::IpNet;
+use tokio::task::JoinHandle;
+
+use crate::hub::fight::Fight;
+use crate::hub::outward;
+use crate::hub::shared::Shared;
+use crate::pool::Addresses;
+
+/// A lease's device while the hub holds it.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) tun: Arc<Tun>,
+    task: JoinHandle<()>,
+    mtu: u32,
+    /// Peernets routed to the device.
+    pub(super) routed: Vec<IpNet>,
+    pub(super) fight: Fight,
+    /// The up hook, running or over; none before the first session.
+    pub(super) hook: Option<JoinHandle<()>>,
+}
+
+/// What a device is to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) name: &'a str,
+    pub(super) hint: &'a str,
+    pub(super) lease: Addresses,
+    pub(super) hub: Addresses,
+    pub(super) mtu: u16,
+}
+
+impl Port {
+    /// Makes the device, or attaches to the one an earlier run left behind.
+    pub(super) async fn open(
+        netlink: &Netlink,
+        shared: &Arc<Shared>,
+        plan: Plan<'_>,
+    ) -> Result<Self, DeviceError> {
+        let tun = attach(netlink, plan.name).await?;
+        if let Err(error) = configure(netlink, &tun, plan).await {
+            netlink.delete_link(tun.index()).await?;
+            return Err(error.into());
+        }
+        let tun = Arc::new(tun);
+        let task = tokio::spawn(outward::carry(
+            Arc::clone(shared),
+            Arc::clone(&tun),
+            plan.hint.to_owned(),
+        ));
+
+        Ok(Self {
+            tun,
+            task,
+            mtu: u32::from(plan.mtu),
+            routed: Vec::new(),
+            fight: Fight::default(),
+            hook: None,
+        })
+    }
+
+    pub(super) async fn set_mtu(&mut self, netlink: &Netlink, mtu: u16) {
+        let mtu = u32::from(mtu);
+        if mtu == self.mtu {
+            return;
+        }
+        match netlink.set_mtu(self.tun.index(), mtu).await {
+            Ok(()) => self.mtu = mtu,
+            Err(error) => tracing::warn!(device = self.tun.name(), %error, "MTU not set"),
+        }
+    }
+
+    pub(super) fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    /// Routes `net` to the device.
+    pub(super) async fn route(&mut self, netlink: &Netlink, net: IpNet) -> io::Result<()> {
+        netlink
+            .add_route(net, Via::Device(self.tun.index()))
+            .await?;
+        self.routed.push(net);
+
+        Ok(())
+    }
+
+    /// Withdraws every route for which `keep` says no.
+    pub(super) async fn withdraw(&mut self, netlink: &Netlink, keep: impl Fn(&IpNet) -> bool) {
+        for net in self.routed.extract_if(.., |net| !keep(net)) {
+            let via = Via::Device(self.tun.index());
+            if let Err(error) = netlink.delete_route(net, via).await {
+                tracing::warn!(%net, device = self.tun.name(), %error, "route not removed");
+            }
+        }
+    }
+
+    /// Deletes the device and with it its addresses and routes.
+    pub(super) async fn delete(self, netlink: &Netlink) {
+        self.task.abort();
+        if let Err(error) = netlink.delete_link(self.tun.index()).await {
+            tracing::warn!(device = self.tun.name(), %error, "device not deleted");
+        }
+    }
+}
+
+/// Deletes devices of earlier runs that no lease names; those that another hub
+/// on this machine holds stay.
+pub(super) async fn delete_strays(
+    netlink: &Netlink,
+    named: impl Fn(&str) -> bool,
+) -> io::Result<()> {
+    for link in netlink.links_in_group(GROUP).await? {
+        if named(&link.name) || matches!(Tun::create(&link.name, false), Err(DeviceError::Busy(_)))
+        {
+            continue;
+        }
+        netlink.delete_link(link.index).await?;
+        tracing::debug!(device = link.name, "stray device deleted");
+    }
+
+    Ok(())
+}
+
+async fn attach(netlink: &Netlink, name: &str) -> Result<Tun, DeviceError> {
+    if let Some(link) = netlink.link(name).await?
+        && link.group != GROUP
+    {
+        return Err(DeviceError::Busy(name.to_owned()));
+    }
+
+    match Tun::create(name, true) {
+        // Ours by its group, but with flags of another version of this program.
+        Err(DeviceError::Mismatch(_)) => {
+            if let Some(link) = netlink.link(name).await? {
+                netlink.delete_link(link.index).await?;
+            }
+            Tun::create(name, true)
+        }
+        result => result,
+    }
+}
+
+async fn configure(netlink: &Netlink, tun: &Tun, plan: Plan<'_>) -> io::Result<()> {
+    let index = tun.index();
+    // The group first: a kill in between leaves a stray that the next start finds.
+    netlink.set_group(index, GROUP).await?;
+    netlink.set_alias(index, plan.hint).await?;
+    netlink.quiet(index, plan.name).await?;
+
+    let ends = [
+        Some(IpNet::from(std::net::IpAddr::V4(plan.hub.ip4.addr()))),
+        plan.hub
+            .ip6
+            .map(|net| IpNet::from(std::net::IpAddr::V6(net.addr()))),
+    ];
+    for old in netlink.addresses(index).await? {
+        if !ends.contains(&Some(old)) {
+            netlink.remove_address(index, old).await?;
+        }
+    }
+    netlink
+        .add_address_ptp4(index, plan.hub.ip4.addr(), plan.lease.ip4.addr())
+        .await?;
+    if let (Some(hub), Some(lease)) = (plan.hub.ip6, plan.lease.ip6) {
+        netlink
+            .add_address6(index, hub.addr(), Some(lease.addr()))
+            .await?;
+    }
+
+    netlink.set_up(index, u32::from(plan.mtu)).await
+}
+
+/// The link group of every hub's devices, "dt" in ASCII: `ip link show group 25716`.
+pub(super) const GROUP: u32 = 0x6474;

@@ -1,0 +1,348 @@
+//! Start: everything that can fail does so here, with one line that says what
+//! to do, before the first spoke is answered.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, anyhow, bail};
+use dtun_shared::device::DeviceError;
+use dtun_shared::link::{Netlink, RouteKind};
+use dtun_shared::udp::UdpSocket;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use tokio::sync::mpsc;
+
+use crate::handshake::{Handshakes, SystemEntropy};
+use crate::hub::hooks::Hooks;
+use crate::hub::memory::Memory;
+use crate::hub::shared::{Fence, Shared};
+use crate::hub::wire::Wire;
+use crate::hub::{BLACKHOLE, Hub, now, port, welcome};
+use crate::lease::{Leases, State, Store, StoreError};
+use crate::peernet::Policy;
+use crate::pool::{self, PoolError, Pools, Taken};
+use crate::session::Sessions;
+use crate::{HubConfig, Pool6};
+
+/// Makes a hub that serves as soon as its loop runs.
+pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
+    let socket = listen(config.listen.unwrap_or(DEFAULT_LISTEN))?;
+    let listen = socket.local_addr().context("failed to read our address")?;
+    may_make_devices()?;
+    let netlink = Netlink::new().context("failed to open a netlink socket")?;
+    let (store, state) = open_state(config.state.as_deref())?;
+
+    let named: HashSet<_> = state
+        .leases
+        .iter()
+        .filter_map(|l| l.device.clone())
+        .collect();
+    port::delete_strays(&netlink, |name| named.contains(name))
+        .await
+        .context("failed to delete devices of an earlier run")?;
+    let machine = Machine::look(&netlink, &named)
+        .await
+        .context("failed to look at the machine's networks")?;
+    let chosen = choose(&config, &state, &machine)?;
+
+    let mut leases = Leases::new(chosen.pools, config.lease);
+    let lost = leases.restore(state.leases, now());
+    if !lost.is_empty() {
+        let hints = lost.join(", ");
+        tracing::warn!(
+            hints,
+            "addresses are outside the pool: these leases start anew"
+        );
+    }
+    for pool in chosen.pools.networks() {
+        netlink
+            .add_route(pool, BLACKHOLE)
+            .await
+            .with_context(|| format!("failed to add a blackhole route for pool {pool}"))?;
+    }
+
+    let shared = Arc::new(Shared {
+        socket,
+        sessions: Sessions::default(),
+        counters: crate::hub::counters::Counters::default(),
+        fence: (!config.spoke_to_spoke).then(|| Fence::new(&chosen.pools)),
+    });
+    let handshakes = Handshakes::new(config.psk, config.suites, SystemEntropy);
+    let (sender, events) = mpsc::channel(EVENTS);
+    let wire = Wire::new(Arc::clone(&shared), handshakes, sender, Instant::now());
+    let mut hub = Hub {
+        shared,
+        netlink,
+        leases,
+        memory: Memory::new(store, chosen.default4, chosen.default6),
+        ports: HashMap::new(),
+        kept: HashMap::new(),
+        policy: Policy::new(config.allow_peernet),
+        networks: None,
+        mtu: config.mtu.unwrap_or(DEFAULT_MTU),
+        keepalive: config.keepalive,
+        hooks: Hooks {
+            up: config.up,
+            down: config.down,
+            listen,
+        },
+        events,
+        wire: tokio::spawn(wire.run()),
+    };
+    hub.reopen(&named).await;
+
+    tracing::info!(addr = %listen, "listening");
+    tokio::spawn(welcome::say(hub.netlink.clone(), listen, chosen.pools));
+
+    Ok(hub)
+}
+
+impl Hub {
+    /// Attaches to the devices of leases that still run, makes those that are
+    /// gone anew under their old names, deletes those of leases that are over.
+    async fn reopen(&mut self, named: &HashSet<String>) {
+        for hint in self.leases.expired(now()) {
+            self.leases.set_device(&hint, None);
+        }
+        let hints: Vec<_> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.device.is_some())
+            .map(|(hint, _)| hint.to_owned())
+            .collect();
+        for hint in hints {
+            if let Err(error) = self.open_port(&hint).await {
+                tracing::warn!(hint, %error, "device of an earlier lease not made");
+                self.leases.set_device(&hint, None);
+            }
+        }
+
+        let open: HashSet<_> = self.ports.values().map(|port| port.tun.name()).collect();
+        let gone = |name: &str| named.contains(name) && !open.contains(name);
+        if let Err(error) = port::delete_strays(&self.netlink, |name| !gone(name)).await {
+            tracing::warn!(%error, "devices of leases that are over not deleted");
+        }
+    }
+}
+
+fn listen(addr: SocketAddr) -> anyhow::Result<UdpSocket> {
+    let port = addr.port();
+
+    UdpSocket::listen(addr).map_err(|error| {
+        let kind = error.kind();
+        if kind == io::ErrorKind::AddrInUse {
+            anyhow!(
+                "UDP port {port} is taken by another program: \
+                 stop it, or choose a port with -listen"
+            )
+        } else if kind == io::ErrorKind::PermissionDenied {
+            anyhow!(
+                "not allowed to listen on UDP port {port}: \
+                 run as root, or choose a port with -listen"
+            )
+        } else if kind == io::ErrorKind::AddrNotAvailable {
+            let ip = addr.ip();
+            anyhow!("{ip} is not an address of this machine: choose one with -listen")
+        } else {
+            anyhow!(error).context(format!("failed to listen on {addr}"))
+        }
+    })
+}
+
+/// Fails now rather than at the first spoke.
+fn may_make_devices() -> Result<(), DeviceError> {
+    let clone = Path::new("/dev/net/tun");
+    if let Err(error) = File::options().read(true).write(true).open(clone) {
+        return Err(if error.kind() == io::ErrorKind::PermissionDenied {
+            DeviceError::NotPermitted
+        } else {
+            DeviceError::NoTunModule
+        });
+    }
+    // What can't be read is found out by the first netlink request.
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    if effective.is_some_and(|mask| mask & CAP_NET_ADMIN == 0) {
+        return Err(DeviceError::NotPermitted);
+    }
+
+    Ok(())
+}
+
+/// The state directory and what it holds. One that can't be used is a warning:
+/// only a second hub on the same directory is an error.
+fn open_state(named: Option<&Path>) -> anyhow::Result<(Option<Store>, State)> {
+    let dir = named.map(Path::to_owned).unwrap_or_else(default_state);
+    let nothing = || State::new(None, None, Vec::new());
+
+    let opened = Store::open(&dir).and_then(|store| {
+        let (state, aside) = store.load()?;
+        Ok((store, state, aside))
+    });
+    match opened {
+        Ok((store, state, None)) => Ok((Some(store), state)),
+        Ok((store, state, Some(aside))) => {
+            let aside_as = aside.path.display();
+            tracing::warn!(%aside_as, why = %aside.why, "state file damaged: leases start anew");
+            Ok((Some(store), state))
+        }
+        Err(held @ StoreError::Held(_)) => Err(held.into()),
+        Err(StoreError::Io(error)) => {
+            let dir = dir.display();
+            tracing::warn!(%dir, %error, "no state: leases will not survive a restart (-state DIR)");
+            Ok((None, nothing()))
+        }
+    }
+}
+
+fn default_state() -> PathBuf {
+    // systemd names several directories with colons in between.
+    std::env::var("STATE_DIRECTORY")
+        .ok()
+        .and_then(|dirs| dirs.split(':').next().map(PathBuf::from))
+        .filter(|dir| dir.is_absolute())
+        .unwrap_or_else(|| PathBuf::from("/var/lib/dtun"))
+}
+
+/// The networks that pools must keep clear of.
+struct Machine {
+    addresses: Vec<Taken>,
+    /// Addresses and routes: the defaults avoid both, while an owner who names
+    /// a pool may mean to take it from a wider route.
+    networks: Vec<Taken>,
+}
+
+impl Machine {
+    async fn look(netlink: &Netlink, named: &HashSet<String>) -> io::Result<Self> {
+        let links: HashMap<_, _> = netlink
+            .links()
+            .await?
+            .into_iter()
+            .filter(|link| link.group != port::GROUP || !named.contains(&link.name))
+            .map(|link| (link.index, link.name))
+            .collect();
+        let taken = |(index, net): (u32, IpNet)| {
+            let device = links.get(&index)?.clone();
+            Some(Taken { net, device })
+        };
+        let addresses: Vec<_> = netlink
+            .all_addresses()
+            .await?
+            .into_iter()
+            .filter_map(taken)
+            .collect();
+        let routes = netlink.routes().await?;
+        let routed = routes
+            .into_iter()
+            // A default route may be written as two halves.
+            .filter(|route| route.kind == RouteKind::Unicast && route.net.prefix_len() > 1)
+            .filter_map(|route| taken((route.oif?, route.net)));
+
+        Ok(Self {
+            networks: addresses.iter().cloned().chain(routed).collect(),
+            addresses,
+        })
+    }
+}
+
+/// The pools, and those of them that were chosen for want of an owner's.
+struct Chosen {
+    pools: Pools,
+    default4: Option<Ipv4Net>,
+    default6: Option<Ipv6Net>,
+}
+
+fn choose(config: &HubConfig, state: &State, machine: &Machine) -> anyhow::Result<Chosen> {
+    let (used4, used6) = (state.default_pool4, state.default_pool6);
+    let ip6 = has_ip6();
+
+    let (v4, default4) = match config.pool4 {
+        Some(net) => {
+            owners("-pool4", IpNet::V4(net), machine)?;
+            (net, used4)
+        }
+        None => {
+            let net = pool::choose4(used4, &machine.networks)?;
+            say_replaced(IpNet::V4(net), used4.map(IpNet::V4), machine);
+            (net, Some(net))
+        }
+    };
+    let (v6, default6) = match config.pool6 {
+        Pool6::None => (None, used6),
+        Pool6::Net(_) if !ip6 => {
+            bail!("this machine has IPv6 switched off: switch it on, or give -pool6 none")
+        }
+        Pool6::Net(net) => {
+            owners("-pool6", IpNet::V6(net), machine)?;
+            (Some(net), used6)
+        }
+        Pool6::Default if !ip6 => {
+            tracing::info!("IPv6 is switched off on this machine: the tunnel carries IPv4 only");
+            (None, used6)
+        }
+        Pool6::Default => {
+            let net = pool::choose6(used6, &machine.networks)?;
+            say_replaced(IpNet::V6(net), used6.map(IpNet::V6), machine);
+            (Some(net), Some(net))
+        }
+    };
+
+    Ok(Chosen {
+        pools: Pools::new(v4, v6),
+        default4,
+        default6,
+    })
+}
+
+/// Checks a pool that the owner gave; the error names the flag and one that
+/// would do.
+fn owners(flag: &str, net: IpNet, machine: &Machine) -> anyhow::Result<()> {
+    let Err(error) = pool::check(net, &machine.addresses) else {
+        return Ok(());
+    };
+    let free = match net {
+        IpNet::V4(_) => pool::choose4(None, &machine.networks).map(IpNet::V4),
+        IpNet::V6(_) => pool::choose6(None, &machine.networks).map(IpNet::V6),
+    };
+
+    Err(match (&error, free) {
+        (PoolError::Clash { .. }, Ok(free)) => anyhow!("{flag} {error}, such as {free}"),
+        _ => anyhow!("{flag} {error}"),
+    })
+}
+
+/// Says that a default, or the pool used so far, had to give way.
+fn say_replaced(chosen: IpNet, used: Option<IpNet>, machine: &Machine) {
+    let wanted = used.unwrap_or_else(|| pool::default_pool(chosen));
+    if wanted == chosen {
+        return;
+    }
+    if let Some(clash) = pool::clash(wanted, &machine.networks) {
+        let (overlaps, on) = (clash.net, &clash.device);
+        tracing::warn!(default = %wanted, %overlaps, on, using = %chosen, "default pool replaced");
+    }
+}
+
+fn has_ip6() -> bool {
+    fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+        .is_ok_and(|disabled| disabled.trim() == "0")
+}
+
+const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 443);
+
+/// Leaves room for any suite on a path of 1500 with PPPoE and the like on it.
+const DEFAULT_MTU: u16 = 1400;
+
+/// Bit of capabilities(7).
+const CAP_NET_ADMIN: u64 = 1 << 12;
+
+/// A burst of spokes after a restart, each with a handshake, a meta and a first record.
+const EVENTS: usize = 8192;
