@@ -1,21 +1,164 @@
 //! The main job: packets and streams between a spoke and its hub.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use crate::network::Network;
 use crate::relay::{Direction, Relay, Weather};
-use crate::traffic::{reaches, reaches_within, transfer};
+use crate::traffic::{Pinged, ping, reaches, transfer};
+use crate::tunnel::{HUB4, HUB6, Hub, Spoke};
 
 #[test]
-fn the_fixtures_carry_a_stream() {
+fn ipv4_and_ipv6_flow_both_ways() {
     let network = Network::new();
-    let (left, right) = (network.host(1), network.host(2));
+    let hub = Hub::start(&network, &[]);
+    let (spoke, lease) = Spoke::up(&network, 2, &[]);
+    let ip6 = lease.ip6.unwrap();
 
-    reaches(&left, right.ip4());
-    reaches_within(&right, left.ip6(), Duration::from_secs(5));
-    transfer(&left, &right, right.ip4(), 1_000_000);
-    transfer(&right, &left, left.ip6(), 1_000_000);
+    for (from, to, at) in [
+        (&spoke.host, &hub.host, HUB4),
+        (&spoke.host, &hub.host, HUB6),
+        (&hub.host, &spoke.host, lease.ip4),
+        (&hub.host, &spoke.host, ip6),
+    ] {
+        reaches(from, at);
+        transfer(from, to, at, 5_000_000);
+    }
+}
+
+#[test]
+fn the_tunnel_stands_over_ipv6() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    let at = format!("[{}]:443", hub.host.ip6());
+
+    let (spoke, lease) = Spoke::up(&network, 2, &["-connect", &at]);
+
+    reaches(&spoke.host, HUB4);
+    transfer(&hub.host, &spoke.host, lease.ip4, 1_000_000);
+}
+
+#[test]
+fn every_address_of_a_name_is_tried() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    // The first two lead nowhere: no such host, and a host without a hub.
+    let dead = network.host(3);
+    host.etc(
+        "hosts",
+        &format!(
+            "2001:db8:63::2 hub.test\n{} hub.test\n{} hub.test\n",
+            dead.ip4(),
+            hub.host.ip4()
+        ),
+    );
+
+    let mut spoke = Spoke::start_on(host, &["-connect", "hub.test:443"]);
+    spoke.line("tunnel up");
+
+    reaches(&spoke.host, HUB4);
+}
+
+#[test]
+fn the_hub_answers_from_the_address_it_was_asked_at() {
+    let network = Network::new();
+    let host = network.host(1);
+    host.ip("addr add 203.0.113.7/32 dev lo");
+    host.ip("addr add 2001:db8:ff::7/128 dev lo");
+    network.router.ip("route add 203.0.113.7 via 198.18.1.2");
+    network
+        .router
+        .ip("route add 2001:db8:ff::7 via 2001:db8:1::2");
+    let _hub = Hub::start_on(host, &[]);
+
+    let (four, _) = Spoke::up(&network, 2, &["-connect", "203.0.113.7:443"]);
+    let (six, _) = Spoke::up(&network, 3, &["-connect", "[2001:db8:ff::7]:443"]);
+
+    reaches(&four.host, HUB4);
+    reaches(&six.host, HUB4);
+}
+
+#[test]
+fn a_hub_without_ipv6_serves_ipv4() {
+    let network = Network::new();
+    let host = network.host(1);
+    host.sysctl("ipv6/conf/all/disable_ipv6", "1");
+    host.sysctl("ipv6/conf/default/disable_ipv6", "1");
+    let hub = Hub::start_on(host, &[]);
+
+    let (spoke, lease) = Spoke::up(&network, 2, &[]);
+
+    reaches(&spoke.host, HUB4);
+    transfer(&hub.host, &spoke.host, lease.ip4, 1_000_000);
+}
+
+#[test]
+fn pool6_none_gives_ipv4_only() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &["-pool6", "none"]);
+
+    let (spoke, lease) = Spoke::up(&network, 2, &[]);
+
+    assert_eq!(lease.ip6, None, "{}", lease.line);
+    reaches(&spoke.host, HUB4);
+    assert_eq!(spoke.host.ip("-6 addr show dev dtun0 scope global"), "");
+}
+
+#[test]
+fn a_users_ping_loses_nothing_beside_the_heartbeat() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let (spoke, _) = Spoke::up(&network, 2, &["-keepalive", "1s"]);
+
+    let pinged = ping(&spoke.host, HUB4, 25);
+
+    assert_eq!(
+        pinged,
+        Pinged {
+            sent: 25,
+            received: 25
+        }
+    );
+}
+
+#[test]
+fn a_stream_survives_reordering_and_copies() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    let at = SocketAddr::new(IpAddr::V4(host.gateway4()), 4443);
+    let weather = Weather {
+        seed: 7,
+        doubled: 5,
+        late: 5,
+        ..Weather::default()
+    };
+    let target = SocketAddr::new(IpAddr::V4(hub.host.ip4()), 443);
+    let _relay = Relay::start(&network.router, at, target, weather);
+
+    let mut spoke = Spoke::start_on(host, &["-connect", &at.to_string()]);
+    let lease = spoke.lease();
+
+    transfer(&spoke.host, &hub.host, HUB4, 2_000_000);
+    transfer(&hub.host, &spoke.host, lease.ip4, 2_000_000);
+}
+
+#[test]
+fn no_log_holds_the_key() {
+    let network = Network::new();
+    let key = "vErY-sEcReT";
+    let mut hub = Hub::start(&network, &["-key", key, "-v"]);
+    let (mut spoke, _) = Spoke::up(&network, 2, &["-key", key, "-v"]);
+    reaches(&spoke.host, HUB4);
+
+    spoke.terminate();
+    hub.terminate();
+
+    for text in [spoke.text(), hub.text()] {
+        assert!(!text.contains(key));
+        assert!(!text.contains("vErY"));
+    }
 }
 
 #[test]
@@ -29,8 +172,13 @@ fn the_relay_loses_the_one_datagram_and_changes_the_port() {
         ..Weather::default()
     };
     let relay = Relay::start(&network.router, at, target, weather);
-    let socket = spoke.enter(|| std::net::UdpSocket::bind((spoke.ip4(), 0)).unwrap());
-    let listener = hub.enter(|| std::net::UdpSocket::bind(target).unwrap());
+    let socket = spoke.enter(|| UdpSocket::bind((spoke.ip4(), 0)).unwrap());
+    let listener = hub.enter(|| UdpSocket::bind(target).unwrap());
+    for socket in [&socket, &listener] {
+        socket
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+    }
     let mut buffer = [0; 8];
 
     socket.send_to(b"a", at).unwrap();

@@ -69,10 +69,24 @@ impl Daemon {
 
     #[track_caller]
     pub(crate) fn line_within(&mut self, text: &str, deadline: Duration) -> String {
-        let Some((index, line)) = self.log.find(text, self.seen, deadline) else {
+        let Some((index, line)) = self
+            .log
+            .find(|line| line.contains(text), self.seen, deadline)
+        else {
             panic!("no line with {text:?} within {deadline:?}");
         };
         self.seen = index + 1;
+
+        line
+    }
+
+    /// Waits for a line with all these texts in it, wherever it stands.
+    #[track_caller]
+    pub(crate) fn line_anywhere(&self, texts: &[&str]) -> String {
+        let has_all = |line: &str| texts.iter().all(|text| line.contains(text));
+        let Some((_, line)) = self.log.find(has_all, 0, PATIENCE) else {
+            panic!("no line with {texts:?} within {PATIENCE:?}");
+        };
 
         line
     }
@@ -148,11 +162,16 @@ struct Log {
 }
 
 impl Log {
-    fn find(&self, text: &str, from: usize, deadline: Duration) -> Option<(usize, String)> {
+    fn find(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        from: usize,
+        deadline: Duration,
+    ) -> Option<(usize, String)> {
         let start = Instant::now();
         let mut lines = self.lines.lock().unwrap();
         loop {
-            let found = lines[from..].iter().position(|line| line.contains(text));
+            let found = lines[from..].iter().position(|line| wanted(line));
             if let Some(index) = found {
                 return Some((from + index, lines[from + index].clone()));
             }

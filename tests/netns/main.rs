@@ -16,7 +16,15 @@ mod network;
 mod relay;
 mod scratch;
 mod traffic;
+mod tunnel;
 mod wait;
 
 mod carry;
+mod errors;
+mod hooks;
 mod interop;
+mod lossy;
+mod peernets;
+mod pools;
+mod reconnect;
+mod spokes;

@@ -32,10 +32,10 @@ impl Network {
 
         let port = format!("host{number}");
         self.router
-            .ip(&format!("addr add {}/30 dev {port}", host.gateway4()));
+            .ip(&format!("addr add {}/24 dev {port}", host.gateway4()));
         self.router
             .ip(&format!("addr add {}/64 dev {port} nodad", host.gateway6()));
-        host.ip(&format!("addr add {}/30 dev uplink", host.ip4()));
+        host.ip(&format!("addr add {}/24 dev uplink", host.ip4()));
         host.ip(&format!("addr add {}/64 dev uplink nodad", host.ip6()));
         host.ip(&format!("route add default via {}", host.gateway4()));
         host.ip(&format!("route add default via {}", host.gateway6()));
@@ -53,6 +53,10 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn ip4(&self) -> Ipv4Addr {
         Ipv4Addr::new(198, 18, self.number, 2)
+    }
+
+    pub(crate) fn number(&self) -> u8 {
+        self.number
     }
 
     pub(crate) fn gateway4(&self) -> Ipv4Addr {

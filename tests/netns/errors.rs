@@ -1,0 +1,212 @@
+//! What users read when something is wrong: one line that says what to do.
+
+use std::net::UdpSocket;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::daemon::Daemon;
+use crate::namespace::Netns;
+use crate::network::Network;
+use crate::scratch::Scratch;
+use crate::tunnel::{Hub, Spoke};
+
+#[test]
+fn a_wrong_key_is_said_with_the_hint() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+
+    let mut spoke = Spoke::start(&network, 2, &["-key", "bar", "-once"]);
+
+    let line = fails(&mut spoke, 1);
+    for part in ["accept", "key", "spoke2"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+}
+
+#[test]
+fn a_spoke_with_a_wrong_key_goes_on_trying() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+
+    let mut spoke = Spoke::start(&network, 2, &["-key", "bar"]);
+
+    spoke.line("accept");
+    spoke.line_within("accept", Duration::from_secs(60));
+}
+
+#[test]
+fn a_port_without_a_hub_is_said() {
+    let network = Network::new();
+    let _nobody = network.host(1);
+
+    let mut spoke = Spoke::start(&network, 2, &["-once"]);
+
+    let line = fails(&mut spoke, 1);
+    for part in ["198.18.1.2:443", "refused"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+}
+
+#[test]
+fn silence_is_said_while_the_spoke_goes_on_trying() {
+    let network = Network::new();
+    let hub = network.host(1);
+    hub.run("nft add table inet wall");
+    hub.run("nft add chain inet wall in { type filter hook input priority 0 ; }");
+    hub.run("nft add rule inet wall in udp dport 443 drop");
+
+    let mut spoke = Spoke::start(&network, 2, &[]);
+    let line = spoke.line("WARN");
+
+    assert!(line.contains("198.18.1.2:443"), "{line}");
+    assert!(line.contains("firewall"), "{line}");
+    hub.run("nft delete table inet wall");
+    let _hub = Hub::start_on(hub, &[]);
+    spoke.lease();
+}
+
+#[test]
+fn a_name_that_is_not_found_is_said() {
+    let network = Network::new();
+    let host = network.host(2);
+    host.etc("hosts", "127.0.0.1 localhost\n");
+    host.etc("resolv.conf", "nameserver 127.0.0.1\n");
+
+    let mut spoke = Spoke::start_on(host, &["-connect", "nowhere.test:443", "-once"]);
+
+    let line = fails(&mut spoke, 1);
+    assert!(line.contains("nowhere.test"), "{line}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_said() {
+    let network = Network::new();
+    let host = network.host(1);
+    let _taken = host.enter(|| UdpSocket::bind("0.0.0.0:443").unwrap());
+
+    for listen in [&[][..], &["-listen", "0.0.0.0:443"]] {
+        let args = [&["-key", "foo"], listen].concat();
+        let line = fails(&mut Daemon::dtun(&host, &args), 1);
+        assert!(line.contains("443"), "{line}");
+        assert!(line.contains("-listen"), "{line}");
+    }
+}
+
+#[test]
+fn a_missing_tun_module_is_said() {
+    let network = Network::new();
+    let host = network.host(1);
+
+    let hide = "mount -t tmpfs none /dev/net && exec \"$@\"";
+    let mut command = host.command("unshare");
+    command.args(["-m", "sh", "-c", hide, "sh", DTUN, "-key", "foo", "-once"]);
+    command.args(["-connect", "198.18.9.2:443"]);
+
+    let line = fails(&mut Daemon::spawn(command), 1);
+    assert!(line.contains("/dev/net/tun"), "{line}");
+}
+
+#[test]
+fn a_hub_without_the_tun_module_says_so() {
+    let network = Network::new();
+    let host = network.host(1);
+
+    let hide = "mount -t tmpfs none /dev/net && exec \"$@\"";
+    let mut command = host.command("unshare");
+    command.args(["-m", "sh", "-c", hide, "sh", DTUN, "-key", "foo"]);
+
+    let line = fails(&mut Daemon::spawn(command), 1);
+    assert!(line.contains("/dev/net/tun"), "{line}");
+}
+
+#[test]
+fn a_user_without_rights_is_told_what_to_do() {
+    let network = Network::new();
+    let host = network.host(1);
+
+    for role in [&["-once", "-connect", "198.18.9.2:443"][..], &[]] {
+        // A user's program can't be inside root's folders: it comes as a copy.
+        let copy = Copy::of_dtun();
+        let mut command = host.command("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.args(["--inh-caps=-all", "--bounding-set=-all"]);
+        command.args([&copy.0, "-key", "foo", "-listen", "0.0.0.0:4443"]);
+        command.args(role);
+
+        let line = fails(&mut Daemon::spawn(command), 1);
+        assert!(line.contains("root") || line.contains("sudo"), "{line}");
+        assert!(
+            line.contains("CAP_NET_ADMIN") || line.contains("cap_net_admin"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn an_argument_that_is_wrong_is_named() {
+    let netns = Netns::new("alone");
+    let files = Scratch::new();
+    let empty = files.script("empty", "");
+    std::fs::write(&empty, "\n").unwrap();
+
+    for (args, named) in [
+        (&[][..], "-key"),
+        (&["-key", ""], "-key"),
+        (&["-key-file", &empty], "-key"),
+        (&["-key-file", "/nonexistent"], "-key-file"),
+        (&["-key", "foo", "-connect", "host"], "-connect"),
+        (&["-key", "foo", "-connect", "host:99999"], "-connect"),
+        (&["-key", "foo", "-listen", "nonsense"], "-listen"),
+        (&["-key", "foo", "-pool4", "10.0.0.0"], "-pool4"),
+        (&["-key", "foo", "-pool6", "10.0.0.0/24"], "-pool6"),
+        (&["-key", "foo", "-lease", "soon"], "-lease"),
+        (&["-key", "foo", "-mtu", "1000"], "-mtu"),
+        (&["-key", "foo", "-wrong"], "-wrong"),
+        (
+            &["-key", "foo", "-connect", "h:1", "-peernet", "10.0.0.1/33"],
+            "-peernet",
+        ),
+        (&["-key", "foo", "-connect", "h:1", "-id", "a\nb"], "-id"),
+    ] {
+        let line = fails(&mut Daemon::dtun(&netns, args), 2);
+        assert!(line.contains(named), "{args:?}: {line}");
+    }
+}
+
+/// Waits for the end with this exit code, and returns the only line of error.
+#[track_caller]
+fn fails(daemon: &mut Daemon, code: i32) -> String {
+    let status = daemon.wait();
+    let text = daemon.text();
+    assert_eq!(status.code(), Some(code), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    assert!(!text.contains("backtrace"), "{text}");
+
+    text.lines().last().unwrap_or_default().to_owned()
+}
+
+const DTUN: &str = env!("CARGO_BIN_EXE_dtun");
+
+/// The program where everyone may run it.
+struct Copy(String);
+
+impl Copy {
+    fn of_dtun() -> Self {
+        let path = format!("/tmp/dtun-test-{}", std::process::id());
+        let made = Command::new("install")
+            .args(["-m", "755", DTUN, &path])
+            .status()
+            .unwrap();
+        assert!(made.success());
+
+        Self(path)
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            eprintln!("{}: {error}", self.0);
+        }
+    }
+}

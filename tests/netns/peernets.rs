@@ -1,0 +1,114 @@
+//! Networks behind spokes.
+
+use crate::namespace::Netns;
+use crate::network::{Network, connect, forward};
+use crate::traffic::{reaches, transfer};
+use crate::tunnel::{HUB4, Hub, Spoke, no_route, route};
+
+#[test]
+fn two_lans_reach_each_other_over_one_hub() {
+    // pc 192.168.10.2 ── 192.168.10.1 spoke ═══ hub ═══ spoke 192.168.20.1 ── 192.168.20.2 pc
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    forward(&hub.host);
+    let (left_router, right_router) = (network.host(2), network.host(3));
+    let left = lan(&left_router, 10);
+    let right = lan(&right_router, 20);
+
+    let mut one = Spoke::start_on(left_router, &["-peernet", "192.168.10.0/24"]);
+    let mut two = Spoke::start_on(right_router, &["-peernet", "192.168.20.0/24"]);
+    one.lease();
+    two.lease();
+    one.host.ip("route add 192.168.20.0/24 dev dtun0");
+    two.host.ip("route add 192.168.10.0/24 dev dtun0");
+    route(&hub.host, "192.168.10.0/24");
+    route(&hub.host, "192.168.20.0/24");
+
+    reaches(&left, [192, 168, 20, 2]);
+    reaches(&hub.host, [192, 168, 10, 2]);
+    transfer(&right, &left, [192, 168, 10, 2], 2_000_000);
+}
+
+#[test]
+fn a_peernet_is_routed_to_its_device_for_as_long_as_its_session() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    let nets = "192.168.10.0/24,fd00:10::/64";
+
+    let (mut spoke, _) = Spoke::up(&network, 2, &["-peernet", nets]);
+
+    let device = hub.device("spoke2").unwrap().name;
+    for net in nets.split(',') {
+        let line = route(&hub.host, net);
+        assert!(line.contains(&format!("dev {device} ")), "{line}");
+    }
+    spoke.terminate();
+    for net in nets.split(',') {
+        no_route(&hub.host, net);
+    }
+}
+
+#[test]
+fn a_peernet_comes_again_with_the_next_session() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let (mut spoke, _) = Spoke::up(&network, 2, &["-peernet", "192.168.10.0/24"]);
+    route(&hub.host, "192.168.10.0/24");
+
+    spoke.kill();
+    spoke.restart();
+    spoke.lease();
+    route(&hub.host, "192.168.10.0/24");
+    hub.kill();
+    hub.restart();
+    spoke.lease();
+
+    route(&hub.host, "192.168.10.0/24");
+}
+
+#[test]
+fn what_the_owner_does_not_accept_is_refused_to_both() {
+    let network = Network::new();
+    let host = network.host(1);
+    let pc = Netns::new("pc");
+    connect(&host, "lan", &pc, "lan");
+    host.ip("addr add 192.168.30.1/24 dev lan");
+    let mut hub = Hub::start_on(host, &["-allow-peernet", "203.0.113.0/24"]);
+    let (_first, _) = Spoke::up(&network, 2, &["-peernet", "192.168.10.0/24"]);
+    route(&hub.host, "192.168.10.0/24");
+
+    let refused = [
+        "0.0.0.0/0",         // Everything.
+        "192.0.2.0/24",      // Public.
+        "192.168.30.128/25", // The hub's own.
+        "10.0.0.128/25",     // The pool.
+        "192.168.10.128/25", // Another spoke's.
+    ];
+    let accepted = ["203.0.113.128/25", "172.16.0.0/12"];
+    let all = [&refused[..], &accepted[..]].concat().join(",");
+    let (second, _) = Spoke::up(&network, 3, &["-peernet", &all]);
+
+    for net in refused {
+        hub.line_anywhere(&["peernet refused", net, "spoke3"]);
+        second.line_anywhere(&["WARN", net]);
+    }
+    for net in accepted {
+        route(&hub.host, net);
+    }
+    assert_eq!(hub.host.ip("route show 0.0.0.0/0").lines().count(), 1);
+    no_route(&hub.host, "192.0.2.0/24");
+    no_route(&hub.host, "192.168.30.128/25");
+    reaches(&second.host, HUB4);
+}
+
+/// A machine at 192.168.N.2 behind a router at 192.168.N.1.
+fn lan(router: &Netns, number: u8) -> Netns {
+    let pc = Netns::new(&format!("pc{number}"));
+    connect(router, "lan", &pc, "lan");
+    forward(router);
+    router.ip(&format!("addr add 192.168.{number}.1/24 dev lan"));
+    pc.ip(&format!("addr add 192.168.{number}.2/24 dev lan"));
+    pc.ip(&format!("route add default via 192.168.{number}.1"));
+
+    pc
+}

@@ -1,0 +1,180 @@
+//! Interruptions of every kind, with what stays the same through them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::network::{Host, Network};
+use crate::relay::{Relay, Weather};
+use crate::traffic::{Flow, reaches, reaches_within};
+use crate::tunnel::{HUB4, Hub, Spoke, devices};
+use crate::wait::until_true;
+
+#[test]
+fn a_spoke_finds_its_device_and_addresses_the_tenth_time_too() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    let (mut spoke, first) = Spoke::up(&network, 2, &[]);
+    let device = hub.device("spoke2").unwrap();
+
+    for _ in 0..10 {
+        assert_eq!(spoke.terminate().code(), Some(0));
+        assert_eq!(devices(&spoke.host), []);
+        spoke.restart();
+
+        let again = spoke.lease();
+        assert_eq!((again.ip4, again.ip6), (first.ip4, first.ip6));
+    }
+
+    assert_eq!(hub.device("spoke2"), Some(device));
+    reaches(&spoke.host, HUB4);
+}
+
+#[test]
+fn a_spoke_killed_starts_again_without_cleaning_up() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    let (mut spoke, first) = Spoke::up(&network, 2, &[]);
+    let device = hub.device("spoke2").unwrap();
+
+    for _ in 0..3 {
+        spoke.kill();
+        spoke.restart();
+
+        let again = spoke.lease();
+        assert_eq!((again.ip4, again.ip6), (first.ip4, first.ip6));
+        reaches(&spoke.host, HUB4);
+    }
+
+    assert_eq!(hub.device("spoke2"), Some(device));
+    assert_eq!(devices(&spoke.host).len(), 1);
+}
+
+#[test]
+fn a_stream_outlives_the_killing_of_the_hub() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let (mut spoke, lease) = Spoke::up(&network, 2, &[]);
+    let (at_hub, at_spoke) = (hub.device("spoke2").unwrap(), devices(&spoke.host));
+    let up = Flow::start(&spoke.host, &hub.host, HUB4);
+    let down = Flow::start(&hub.host, &spoke.host, lease.ip4);
+    up.moves_within(Duration::from_secs(10));
+
+    hub.kill();
+    hub.restart();
+    let again = spoke.lease();
+
+    up.moves_within(Duration::from_secs(30));
+    down.moves_within(Duration::from_secs(30));
+    up.finish();
+    down.finish();
+    assert_eq!(again.ip4, lease.ip4);
+    assert_eq!(hub.device("spoke2"), Some(at_hub));
+    assert_eq!(devices(&spoke.host), at_spoke);
+}
+
+#[test]
+fn a_stream_outlives_a_clean_restart_of_the_hub() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let (mut spoke, lease) = Spoke::up(&network, 2, &[]);
+    let flow = Flow::start(&spoke.host, &hub.host, HUB4);
+    flow.moves_within(Duration::from_secs(10));
+
+    assert_eq!(hub.terminate().code(), Some(0));
+    assert_eq!(devices(&hub.host), []);
+    hub.restart();
+    let again = spoke.lease();
+
+    flow.moves_within(Duration::from_secs(30));
+    flow.finish();
+    assert_eq!((again.ip4, again.ip6), (lease.ip4, lease.ip6));
+}
+
+#[test]
+fn a_hub_away_for_longer_than_the_fallback_gives_the_routes_back() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    let mut spoke = Spoke::start_on(host, &["-fallback", "2s", "-keepalive", "1s"]);
+    let lease = spoke.lease();
+    spoke.host.ip("route add 203.0.113.0/24 dev dtun0");
+    let flow = Flow::start(&spoke.host, &hub.host, HUB4);
+    flow.moves_within(Duration::from_secs(10));
+
+    hub.kill();
+    until_true("the device down", Duration::from_secs(30), || {
+        devices(&spoke.host).iter().all(|device| !device.up)
+    });
+    assert_eq!(devices(&spoke.host).len(), 1);
+    assert_eq!(spoke.host.ip("route show dev dtun0"), "");
+
+    hub.restart();
+    let again = spoke.lease();
+    flow.moves_within(Duration::from_secs(40));
+    flow.finish();
+    assert_eq!((again.ip4, again.ip6), (lease.ip4, lease.ip6));
+    reaches(&spoke.host, HUB4);
+}
+
+#[test]
+fn a_spoke_whose_port_changes_under_it_comes_back() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    let (relay, at) = relay(&network, &host, &hub);
+    let mut spoke = Spoke::start_on(host, &["-connect", &at]);
+    let lease = spoke.lease();
+    let device = hub.device("spoke2");
+    let flow = Flow::start(&spoke.host, &hub.host, HUB4);
+    flow.moves_within(Duration::from_secs(10));
+
+    relay.rebind();
+    let again = spoke.lease();
+
+    flow.moves_within(Duration::from_secs(30));
+    flow.finish();
+    assert_eq!(again.ip4, lease.ip4);
+    assert_eq!(hub.device("spoke2"), device);
+}
+
+#[test]
+fn a_spoke_whose_address_goes_takes_the_next_one() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    let (mut spoke, _) = Spoke::up(&network, 2, &[]);
+    let flow = Flow::start(&spoke.host, &hub.host, HUB4);
+    flow.moves_within(Duration::from_secs(10));
+
+    spoke.host.ip("addr flush dev uplink scope global");
+    spoke.host.ip("addr add 198.18.2.77/24 dev uplink");
+    spoke.host.ip("route add default via 198.18.2.1");
+    spoke.lease();
+
+    flow.moves_within(Duration::from_secs(30));
+    flow.finish();
+}
+
+#[test]
+fn a_silent_way_is_noticed_and_left_when_it_is_back() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let (mut spoke, _) = Spoke::up(&network, 2, &["-keepalive", "1s"]);
+
+    network.router.run("nft add table inet wall");
+    network.router.run(
+        "nft add chain inet wall forward { type filter hook forward priority 0 ; policy drop ; }",
+    );
+    spoke.line("tunnel down");
+    network.router.run("nft delete table inet wall");
+
+    reaches_within(&spoke.host, HUB4, Duration::from_secs(30));
+}
+
+/// A relay at the spoke's gateway, and the address to dial.
+fn relay(network: &Network, spoke: &Host, hub: &Hub) -> (Relay, String) {
+    let at = SocketAddr::new(IpAddr::V4(spoke.gateway4()), 4443);
+    let target = SocketAddr::new(IpAddr::V4(hub.host.ip4()), 443);
+    let relay = Relay::start(&network.router, at, target, Weather::default());
+
+    (relay, at.to_string())
+}
