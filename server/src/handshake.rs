@@ -6,11 +6,13 @@
 //! datagram that others can forge ends a handshake. All handshakes of the hub
 //! are in one [`Handshakes`], because their limits are common.
 
+mod candidate;
 mod cookie;
 mod counters;
 mod entropy;
 mod final_flight;
 mod half_open;
+mod hello;
 mod hint;
 mod table;
 
@@ -22,20 +24,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dtun_shared::dtls::alert::{self, Alert};
+use dtun_shared::dtls::alert::Alert;
 use dtun_shared::dtls::fragment::{MAX_MESSAGE, Reassembly};
 use dtun_shared::dtls::header::{ContentType, RecordHeader, emit_plaintext, records};
-use dtun_shared::dtls::message::{
-    ClientHello, Fragment, HandshakeType, HelloVerifyRequest, RENEGOTIATION_SCSV, emit_message,
-    fragments,
-};
+use dtun_shared::dtls::message::{Fragment, HandshakeType, fragments};
 use dtun_shared::dtls::schedule::{Psk, Secrets};
 use dtun_shared::dtls::{CipherSuite, DTLS_1_2, RECORD_HEADER};
 use dtun_shared::record::{Opener, Sealer};
 
+use candidate::Keyring;
 use cookie::Cookies;
 use final_flight::FinalFlight;
-use half_open::{Done, Due, HalfOpen, Keyring, Offer};
+use half_open::{Done, Due, HalfOpen};
 use table::{Id, Table};
 
 /// Every half-open handshake of the hub, and the final flights of fresh sessions.
@@ -210,141 +210,18 @@ impl Handshakes {
             self.counters.malformed += 1;
         }
         for fragment in messages {
-            match fragment.kind {
+            if fragment.kind == HandshakeType::ClientHello && !*hello_answered {
                 // One hello, one answer: several must not add up to more than came.
-                HandshakeType::ClientHello if !*hello_answered => {
-                    *hello_answered = true;
-                    self.handle_hello(now, peer, header.seq, &fragment);
-                }
-                HandshakeType::ClientKeyExchange if header.version == DTLS_1_2 => {
-                    self.handle_key_exchange(now, peer, &fragment);
-                }
-                _ => self.counters.out_of_turn += 1,
+                *hello_answered = true;
+                self.handle_hello(now, peer, header.seq, &fragment);
+            } else if fragment.kind == HandshakeType::ClientKeyExchange
+                && header.version == DTLS_1_2
+            {
+                self.handle_key_exchange(now, peer, &fragment);
+            } else {
+                self.counters.out_of_turn += 1;
             }
         }
-    }
-
-    fn handle_hello(
-        &mut self,
-        now: Instant,
-        peer: SocketAddr,
-        record: u64,
-        fragment: &Fragment<'_>,
-    ) {
-        if !fragment.is_whole() {
-            self.counters.fragmented_hellos += 1;
-            return;
-        }
-        let Some(hello) = ClientHello::parse(fragment.body) else {
-            self.counters.malformed += 1;
-            return;
-        };
-        // The flights count on from the hello's numbers.
-        if fragment.message_seq > LAST_MESSAGE_SEQ || record > LAST_RECORD {
-            self.counters.malformed += 1;
-            return;
-        }
-
-        if !self.cookies.verify(
-            now,
-            self.entropy.as_mut(),
-            peer,
-            &hello.random,
-            hello.cookie,
-        ) {
-            self.ask_for_cookie(now, peer, record, fragment.message_seq, &hello);
-            return;
-        }
-        self.counters.cookies_returned += 1;
-
-        let repeated = self.table.of(peer).iter().copied().find(|id| {
-            self.table
-                .get(*id)
-                .is_some_and(|half_open| half_open.came_from(&hello.random, fragment.message_seq))
-        });
-        if let Some(id) = repeated {
-            let flight = self
-                .table
-                .update(id, |half_open| half_open.handle_hello_again(now));
-            self.transmits.extend(flight.map(|flight| (peer, flight)));
-            self.counters.resent += 1;
-        } else if self
-            .final_flights
-            .get(&peer)
-            .is_some_and(|flight| flight.came_from(&hello.random))
-        {
-            self.counters.out_of_turn += 1;
-        } else {
-            self.open(now, peer, record, fragment, &hello);
-        }
-    }
-
-    fn ask_for_cookie(
-        &mut self,
-        now: Instant,
-        peer: SocketAddr,
-        record: u64,
-        message_seq: u16,
-        hello: &ClientHello<'_>,
-    ) {
-        let cookie = self
-            .cookies
-            .issue(now, self.entropy.as_mut(), peer, &hello.random);
-        let mut body = Vec::with_capacity(3 + cookie.len());
-        HelloVerifyRequest { cookie: &cookie }.emit(&mut body);
-        let mut message = Vec::with_capacity(48);
-        emit_message(
-            HandshakeType::HelloVerifyRequest,
-            message_seq,
-            &body,
-            &mut message,
-        );
-        let mut datagram = Vec::with_capacity(64);
-        emit_plaintext(ContentType::Handshake, record, &message, &mut datagram);
-
-        self.counters.cookies_issued += 1;
-        self.transmits.push_back((peer, datagram));
-    }
-
-    fn open(
-        &mut self,
-        now: Instant,
-        peer: SocketAddr,
-        record: u64,
-        fragment: &Fragment<'_>,
-        hello: &ClientHello<'_>,
-    ) {
-        let Some(&suite) = self
-            .suites
-            .iter()
-            .find(|suite| hello.suites.contains(suite.code()))
-        else {
-            self.counters.no_common_suite += 1;
-            let alert = plaintext_alert(record, alert::HANDSHAKE_FAILURE);
-            self.transmits.push_back((peer, alert));
-            return;
-        };
-        for id in self.table.victims(peer) {
-            self.remove(id);
-            self.counters.displaced += 1;
-        }
-
-        let mut server_random = [0; 32];
-        self.entropy.fill(&mut server_random);
-        let offer = Offer {
-            client_random: hello.random,
-            message_seq: fragment.message_seq,
-            suite,
-            only_ccm8: hello
-                .suites
-                .iter()
-                .all(|code| code == CipherSuite::Ccm8.code() || code == RENEGOTIATION_SCSV),
-            extended_master_secret: hello.extended_master_secret,
-            renegotiation_info: hello.renegotiation_info,
-        };
-        let mut half_open = HalfOpen::new(now, peer, offer, server_random, record, fragment.body);
-        self.transmits.push_back((peer, half_open.hello_flight()));
-        self.table.insert(half_open);
     }
 
     fn handle_key_exchange(&mut self, now: Instant, peer: SocketAddr, fragment: &Fragment<'_>) {
@@ -399,39 +276,26 @@ impl Handshakes {
 
     /// Puts a fragment to the others of its message; the body once it is whole.
     fn assemble(&mut self, id: Id, fragment: &Fragment<'_>) -> Option<Vec<u8>> {
-        let mut partial = self
-            .table
-            .update(id, |half_open| half_open.partial.take())?;
-        if let Some(old) = &partial {
-            self.fragment_bytes -= old.held();
+        if fragment.total > MAX_MESSAGE {
+            self.counters.malformed += 1;
+            return None;
+        }
+        let held = self.table.get(id)?.fragment_bytes();
+        // Charged as if it began anew: one that does not fit the others is an
+        // older message's or a forgery's, and takes the place over, so that the
+        // spoke's next repeat mends what was forged.
+        if self.fragment_bytes - held + Reassembly::cost(fragment) > FRAGMENT_BUDGET {
+            self.counters.over_budget += 1;
+            return None;
         }
 
-        // One that fits no longer is an older message's, or a forgery: the
-        // spoke's next repeat must find the place free.
-        let joined = partial
-            .as_mut()
-            .is_some_and(|partial| partial.add(fragment).is_ok());
-        if !joined {
-            if fragment.total > MAX_MESSAGE {
-                self.counters.malformed += 1;
-                return None;
-            }
-            if self.fragment_bytes + Reassembly::cost(fragment) > FRAGMENT_BUDGET {
-                self.counters.over_budget += 1;
-                return None;
-            }
-            partial = Reassembly::begin(fragment);
-        }
+        let (body, holds) = self.table.update(id, |half_open| {
+            let body = half_open.assemble(fragment);
+            (body, half_open.fragment_bytes())
+        })?;
+        self.fragment_bytes = self.fragment_bytes - held + holds;
 
-        let partial = partial?;
-        if let Some(body) = partial.body() {
-            return Some(body.to_vec());
-        }
-        self.fragment_bytes += partial.held();
-        self.table
-            .update(id, |half_open| half_open.partial = Some(partial));
-
-        None
+        body
     }
 
     fn handle_finished(&mut self, now: Instant, peer: SocketAddr, record: &[u8]) {
@@ -499,10 +363,8 @@ impl Handshakes {
     }
 
     fn remove(&mut self, id: Id) {
-        if let Some(half_open) = self.table.remove(id)
-            && let Some(partial) = &half_open.partial
-        {
-            self.fragment_bytes -= partial.held();
+        if let Some(half_open) = self.table.remove(id) {
+            self.fragment_bytes -= half_open.fragment_bytes();
         }
     }
 }
@@ -517,9 +379,3 @@ fn plaintext_alert(record: u64, description: u8) -> Vec<u8> {
 
 /// For all fragments of all handshakes.
 const FRAGMENT_BUDGET: usize = 1 << 20;
-
-/// The Finished is two messages after the hello.
-const LAST_MESSAGE_SEQ: u16 = u16::MAX - 2;
-
-/// Far from the end of the 48 bits, and farther than any client counts.
-const LAST_RECORD: u64 = 1 << 32;

@@ -9,24 +9,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::dtls::alert;
 use dtun_shared::dtls::fragment::Reassembly;
 use dtun_shared::dtls::header::{ContentType, emit_plaintext};
 use dtun_shared::dtls::message::{
-    ClientKeyExchange, Finished, Fragment, HandshakeType, MESSAGE_HEADER, ServerHello,
-    emit_message, fragments,
+    ClientKeyExchange, Fragment, HandshakeType, MESSAGE_HEADER, ServerHello, emit_message,
 };
-use dtun_shared::dtls::schedule::{
-    CLIENT_FINISHED, MasterSecret, Psk, SERVER_FINISHED, Secrets, SessionKeys, Transcript,
-    extended_master_secret, master_secret, verify_data,
-};
+use dtun_shared::dtls::schedule::{SERVER_FINISHED, Transcript, verify_data};
 use dtun_shared::record::{Opener, Sealer};
 
-use super::entropy::Entropy;
+use super::candidate::{Candidate, Keyring};
 use super::final_flight::{FinalFlight, Flight};
-use super::{Established, hint, plaintext_alert};
+use super::{Established, plaintext_alert};
 
 /// What the hub holds for one spoke that has not proved the key yet.
 pub(super) struct HalfOpen {
@@ -38,7 +33,7 @@ pub(super) struct HalfOpen {
     /// The latest last.
     candidates: Vec<Candidate>,
     /// A ClientKeyExchange in fragments.
-    pub(super) partial: Option<Reassembly>,
+    partial: Option<Reassembly>,
     /// An epoch-1 record that overtook its ClientKeyExchange.
     early: Option<Box<[u8]>>,
     /// Next plaintext record number.
@@ -59,23 +54,6 @@ pub(super) struct Offer {
     pub(super) only_ccm8: bool,
     pub(super) extended_master_secret: bool,
     pub(super) renegotiation_info: bool,
-}
-
-/// The two keys a ClientKeyExchange can lead to.
-pub(super) struct Keyring {
-    psk: Psk,
-    /// For unknown hints: random, of the same length, so that it takes as long.
-    decoy: Psk,
-}
-
-impl Keyring {
-    pub(super) fn new(psk: Psk, entropy: &mut dyn Entropy) -> Self {
-        let mut decoy = vec![0; psk.as_bytes().len()];
-        entropy.fill(&mut decoy);
-        let decoy = Psk::new(decoy).expect("the key it is as long as is good");
-
-        Self { psk, decoy }
-    }
 }
 
 /// A handshake that is done.
@@ -174,6 +152,23 @@ impl HalfOpen {
             && fragment.message_seq == self.key_exchange_seq()
     }
 
+    /// Adds a fragment of the ClientKeyExchange; its body once it is whole.
+    pub(super) fn assemble(&mut self, fragment: &Fragment<'_>) -> Option<Vec<u8>> {
+        let mut partial = self.partial.take();
+        if partial.as_mut().is_none_or(|it| it.add(fragment).is_err()) {
+            partial = Reassembly::begin(fragment);
+        }
+
+        let body = partial.as_ref()?.body().map(<[u8]>::to_vec);
+        self.partial = partial.filter(|_| body.is_none());
+        body
+    }
+
+    /// Bytes held for a message that has not come whole.
+    pub(super) fn fragment_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, Reassembly::held)
+    }
+
     /// Takes the body of a ClientKeyExchange; `false` if it does not parse.
     pub(super) fn handle_key_exchange(
         &mut self,
@@ -197,19 +192,20 @@ impl HalfOpen {
         if let Some(at) = self
             .candidates
             .iter()
-            .position(|candidate| candidate.session_hash == session_hash)
+            .position(|candidate| candidate.is_of(&session_hash))
         {
             let again = self.candidates.remove(at);
             self.candidates.push(again);
             return true;
         }
 
-        let hint = hint::parse(identity);
-        let psk = match hint {
-            Some(_) => &keyring.psk,
-            None => &keyring.decoy,
-        };
-        let candidate = self.candidate(hint, psk, session_hash);
+        let candidate = Candidate::new(
+            &self.offer,
+            &self.server_random,
+            identity,
+            session_hash,
+            keyring,
+        );
         if self.candidates.len() == CANDIDATES {
             self.candidates.remove(0);
         }
@@ -242,7 +238,8 @@ impl HalfOpen {
     /// Tries `record` as the Finished of each candidate, the latest first.
     pub(super) fn verify(&self, now: Instant, record: &[u8]) -> Option<Done> {
         self.candidates.iter().rev().find_map(|candidate| {
-            let (opener, finished) = self.open_finished(candidate, record)?;
+            let (opener, finished) =
+                candidate.open_finished(self.key_exchange_seq() + 1, record)?;
             self.complete(now, candidate, opener, &finished)
         })
     }
@@ -307,62 +304,6 @@ impl HalfOpen {
         self.offer.message_seq + 1
     }
 
-    fn candidate(&self, hint: Option<&str>, psk: &Psk, session_hash: [u8; 32]) -> Candidate {
-        let master_secret = if self.offer.extended_master_secret {
-            extended_master_secret(psk, &session_hash)
-        } else {
-            master_secret(psk, &self.offer.client_random, &self.server_random)
-        };
-        let secrets = self.secrets(master_secret);
-
-        Candidate {
-            hint: hint.map(Box::from),
-            keys: secrets.keys(),
-            master_secret: secrets.master_secret,
-            session_hash,
-        }
-    }
-
-    fn secrets(&self, master_secret: MasterSecret) -> Secrets {
-        Secrets {
-            suite: self.offer.suite,
-            master_secret,
-            client_random: self.offer.client_random,
-            server_random: self.server_random,
-        }
-    }
-
-    /// The client's Finished, if this candidate's key opens it and the
-    /// transcript explains it; and the opener that has now seen its record.
-    fn open_finished(&self, candidate: &Candidate, record: &[u8]) -> Option<(Opener, Vec<u8>)> {
-        let mut record = record.to_vec();
-        let mut opener = Opener::new(self.offer.suite, &candidate.keys.client, 1);
-        let (content, plain) = opener.open(&mut record).ok()?;
-        if content != ContentType::Handshake {
-            return None;
-        }
-
-        let mut fragments = fragments(plain);
-        let (Some(fragment), None) = (fragments.next(), fragments.next()) else {
-            return None;
-        };
-        if fragment.kind != HandshakeType::Finished
-            || fragment.message_seq != self.key_exchange_seq() + 1
-            || !fragment.is_whole()
-        {
-            return None;
-        }
-        let Finished { verify_data: said } = Finished::parse(fragment.body)?;
-        let expected = verify_data(
-            &candidate.master_secret,
-            CLIENT_FINISHED,
-            &candidate.session_hash,
-        );
-        verify_slices_are_equal(&said, &expected).ok()?;
-
-        Some((opener, plain.to_vec()))
-    }
-
     fn complete(
         &self,
         now: Instant,
@@ -384,12 +325,13 @@ impl HalfOpen {
         );
         transcript.add(client_finished);
         let verify_data = verify_data(
-            &candidate.master_secret,
+            &candidate.secrets.master_secret,
             SERVER_FINISHED,
             &transcript.hash(),
         );
 
-        let sealer = Arc::new(Sealer::new(self.offer.suite, &candidate.keys.server, 1, 0));
+        let suite = self.offer.suite;
+        let sealer = Arc::new(Sealer::new(suite, &candidate.keys.server, 1, 0));
         let mut flight = Flight::new(
             now,
             Arc::clone(&sealer),
@@ -406,7 +348,7 @@ impl HalfOpen {
             established: Established {
                 peer: self.peer,
                 hint: hint.to_owned(),
-                secrets: self.secrets(candidate.master_secret.clone()),
+                secrets: candidate.secrets.clone(),
                 sealer,
                 opener,
                 only_ccm8: self.offer.only_ccm8,
@@ -414,23 +356,13 @@ impl HalfOpen {
             final_flight: FinalFlight::new(
                 now,
                 self.offer.client_random,
-                self.offer.suite,
+                suite,
                 candidate.keys.client.clone(),
                 flight,
             ),
             datagram,
         })
     }
-}
-
-/// A ClientKeyExchange and the keys that it leads to.
-struct Candidate {
-    /// `None` for an unknown hint.
-    hint: Option<Box<str>>,
-    master_secret: MasterSecret,
-    keys: SessionKeys,
-    /// The transcript's hash up to the ClientKeyExchange.
-    session_hash: [u8; 32],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
