@@ -20,6 +20,7 @@ use clap::{CommandFactory, FromArgMatches};
 use dtun_client::SpokeConfig;
 use dtun_server::{HubConfig, Pool6};
 use dtun_shared::dtls::CipherSuite;
+use dtun_shared::link::Action;
 
 use crate::log;
 use flags::Flags;
@@ -40,14 +41,7 @@ pub(crate) enum Order {
     Version,
     Hub(Box<HubConfig>),
     Spoke(Box<SpokeConfig>),
-    Routes { change: RouteChange, file: PathBuf },
-}
-
-/// What `dtun routes` does with the routes of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RouteChange {
-    Add,
-    Delete,
+    Routes { action: Action, file: PathBuf },
 }
 
 /// Reads the arguments that follow the program's name, and the environment.
@@ -144,15 +138,15 @@ fn state_directory(env: &impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 
 /// `dtun routes add|del FILE`: what the up-script calls where `ip` has no `-batch`.
 fn routes(args: &[OsString]) -> Result<Invocation, Usage> {
-    let (change, file) = match args {
-        [verb, file] if verb == "add" => (RouteChange::Add, file),
-        [verb, file] if verb == "del" => (RouteChange::Delete, file),
+    let (action, file) = match args {
+        [verb, file] if verb == "add" => (Action::Add, file),
+        [verb, file] if verb == "del" => (Action::Delete, file),
         _ => return Err(Usage::new("routes", "use: dtun routes add|del FILE")),
     };
 
     Ok(Invocation {
         order: Order::Routes {
-            change,
+            action,
             file: file.into(),
         },
         log: log::Options::default(),

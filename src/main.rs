@@ -2,6 +2,7 @@
 
 mod cli;
 mod log;
+mod routes;
 mod stop;
 
 use std::process::ExitCode;
@@ -30,6 +31,9 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(asked: Invocation) -> anyhow::Result<()> {
+    if let Err(error) = dtun_shared::limits::raise_nofile() {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
     for warning in &asked.warnings {
         tracing::warn!("{warning}");
     }
@@ -39,9 +43,7 @@ async fn run(asked: Invocation) -> anyhow::Result<()> {
         Order::Version => print(concat!("dtun ", env!("CARGO_PKG_VERSION"), "\n")),
         Order::Hub(config) => dtun_server::run(*config, stop()?).await,
         Order::Spoke(config) => dtun_client::run(*config, stop()?).await,
-        Order::Routes { change, file } => {
-            anyhow::bail!("not built yet: {change:?} {}", file.display())
-        }
+        Order::Routes { action, file } => routes::run(action, &file).await,
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -13,7 +14,7 @@ use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope,
 };
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
 };
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use tokio::task;
@@ -23,7 +24,7 @@ use super::{Netlink, route};
 impl Netlink {
     /// Adds or deletes the routes of `text`, one a line, in the main table:
     /// `[route VERB] NET|default [via GATEWAY] [dev NAME|INDEX] [metric N]
-    /// [onlink]`.
+    /// [proto N] [onlink]`.
     ///
     /// The action decides, not the verb of the line, so one file serves both.
     /// A line that is malformed or refused does not stop the others; blank
@@ -87,16 +88,17 @@ impl Netlink {
             }
         };
 
-        Ok(Some(line.message(oif)))
+        Ok(Some(line.message(oif, action)))
     }
 }
 
 /// What happens to the routes of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// As `ip route replace`.
+    /// As `ip route add`: a route that is there already stays as it is.
     Add,
-    /// As `ip route del`, but a route that is gone is no error.
+    /// As `ip route del`, but a route that is gone is no error, and one of
+    /// another protocol than the line's, where it names one, stays.
     Delete,
 }
 
@@ -130,7 +132,9 @@ enum Malformed {
     NoHop,
     #[error("the metric is malformed")]
     Metric,
-    #[error("a word is unknown: only via, dev, metric and onlink are understood")]
+    #[error("the protocol is no number from 1 to 255")]
+    Protocol,
+    #[error("a word is unknown: only via, dev, metric, proto and onlink are understood")]
     Word,
 }
 
@@ -141,6 +145,7 @@ struct Line<'a> {
     gateway: Option<IpAddr>,
     device: Option<&'a str>,
     metric: Option<u32>,
+    protocol: Option<NonZeroU8>,
     onlink: bool,
 }
 
@@ -155,12 +160,14 @@ impl<'a> Line<'a> {
         let mut gateway = None;
         let mut device = None;
         let mut metric = None;
+        let mut protocol = None;
         let mut onlink = false;
         while let Some(word) = words.next() {
             match word {
                 "via" => gateway = Some(parse(words.next()).ok_or(Malformed::Gateway)?),
                 "dev" => device = Some(words.next().ok_or(Malformed::NoHop)?),
                 "metric" => metric = Some(parse(words.next()).ok_or(Malformed::Metric)?),
+                "proto" => protocol = Some(parse(words.next()).ok_or(Malformed::Protocol)?),
                 "onlink" => onlink = true,
                 _ => return Err(Malformed::Word),
             }
@@ -179,12 +186,18 @@ impl<'a> Line<'a> {
             gateway,
             device,
             metric,
+            protocol,
             onlink,
         })
     }
 
-    fn message(&self, oif: Option<u32>) -> RouteMessage {
+    fn message(&self, oif: Option<u32>, action: Action) -> RouteMessage {
         let mut message = route::unicast(self.net, self.gateway, oif);
+        match (self.protocol, action) {
+            (Some(protocol), _) => message.header.protocol = protocol.get().into(),
+            (None, Action::Add) => {}
+            (None, Action::Delete) => message.header.protocol = RouteProtocol::Unspec,
+        }
         if self.onlink {
             message.header.flags |= RouteFlags::Onlink;
         }
@@ -280,13 +293,11 @@ fn request(action: Action, mut message: RouteMessage) -> NetlinkMessage<RouteNet
     match action {
         Action::Add => {
             let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));
-            request.header.flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE;
+            request.header.flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL;
             request
         }
         Action::Delete => {
-            // Whoever set the route, and as what, it is to go.
             message.header.scope = RouteScope::NoWhere;
-            message.header.protocol = RouteProtocol::Unspec;
             let mut request = NetlinkMessage::from(RouteNetlinkMessage::DelRoute(message));
             request.header.flags = NLM_F_REQUEST;
             request
@@ -340,13 +351,14 @@ mod tests {
 
     #[test]
     fn a_line_is_read_as_ip_batch_reads_it() {
-        let line = Line::parse("route replace 10.1.0.0/16 via 192.0.2.1 dev eth0 metric 7\r");
+        let line = Line::parse("route add 10.1.0.0/16 via 192.0.2.1 dev eth0 metric 7 proto 117\r");
 
         let expected = Line {
             net: "10.1.0.0/16".parse().unwrap(),
             gateway: Some("192.0.2.1".parse().unwrap()),
             device: Some("eth0"),
             metric: Some(7),
+            protocol: NonZeroU8::new(117),
             onlink: false,
         };
         assert_eq!(line, Ok(expected));
@@ -361,6 +373,7 @@ mod tests {
             ("10.0.0.0/8 via ::1", Malformed::Gateway),
             ("10.0.0.0/8 via nobody", Malformed::Gateway),
             ("10.0.0.0/8 dev lo metric x", Malformed::Metric),
+            ("10.0.0.0/8 dev lo proto static", Malformed::Protocol),
             ("10.0.0.0/8 dev lo table 7", Malformed::Word),
         ] {
             assert_eq!(Line::parse(line), Err(why), "{line}");
@@ -387,7 +400,8 @@ mod tests {
             changes.recv().await.unwrap();
 
             let again = netlink.batch(Action::Add, &text).await.unwrap();
-            assert_eq!(again.done, 10_000);
+            assert_eq!((again.done, again.bad.len()), (0, 10_000));
+            assert_eq!(again.bad[0].why.raw_os_error(), Some(libc::EEXIST));
 
             for _ in 0..2 {
                 let deleted = netlink.batch(Action::Delete, &text).await.unwrap();
@@ -431,15 +445,34 @@ mod tests {
         });
     }
 
+    #[test]
+    fn a_route_of_somebody_else_is_neither_replaced_nor_deleted() {
+        isolated(|netlink| async move {
+            let theirs = "10.9.0.0/16 dev lo proto 4\nfd00:9::/48 dev lo proto 4\n";
+            let ours = "10.9.0.0/16 dev lo proto 117\nfd00:9::/48 dev lo proto 117\n";
+            netlink.batch(Action::Add, theirs).await.unwrap();
+            let before = netlink.routes().await.unwrap();
+
+            let added = netlink.batch(Action::Add, ours).await.unwrap();
+            netlink.batch(Action::Delete, ours).await.unwrap();
+
+            assert_eq!(added.done, 0);
+            assert_eq!(netlink.routes().await.unwrap().len(), before.len());
+            let gone = netlink.batch(Action::Delete, theirs).await.unwrap();
+            assert_eq!((gone.done, gone.bad.len()), (2, 0));
+            assert_eq!(netlink.routes().await.unwrap().len(), before.len() - 2);
+        });
+    }
+
     /// 9,000 IPv4 networks and 1,000 of IPv6.
     fn routes(device: &str) -> String {
         let mut text = String::new();
         for at in 0..9_000 {
             let (high, low) = (at / 256, at % 256);
-            writeln!(text, "route replace 100.{high}.{low}.0/24 dev {device}").unwrap();
+            writeln!(text, "route add 100.{high}.{low}.0/24 dev {device}").unwrap();
         }
         for at in 0..1_000 {
-            writeln!(text, "route replace fd00:{at:x}::/32 dev {device}").unwrap();
+            writeln!(text, "route add fd00:{at:x}::/32 dev {device}").unwrap();
         }
 
         text
