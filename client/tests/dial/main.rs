@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod foreign;
+mod forgery;
+mod library;
+mod nobody;
 mod relay;
 mod server;
 mod session;
+mod take_over;
