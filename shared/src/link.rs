@@ -238,3 +238,76 @@ fn absent<T>(result: io::Result<T>, codes: &[libc::c_int]) -> io::Result<Option<
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Tun;
+    use crate::netns::isolated;
+
+    #[test]
+    fn a_link_is_found_by_name_index_and_group_as_it_was_set() {
+        isolated(|netlink| async move {
+            let tun = Tun::create("dtun%d", true).unwrap();
+            netlink.set_alias(tun.index(), "laptop-1a2b").await.unwrap();
+            netlink.set_group(tun.index(), 4711).await.unwrap();
+            netlink.set_up(tun.index(), 1333).await.unwrap();
+
+            let expected = Link {
+                index: tun.index(),
+                name: "dtun0".to_owned(),
+                alias: Some("laptop-1a2b".to_owned()),
+                group: 4711,
+                up: true,
+                mtu: 1333,
+                kind: Some("tun".to_owned()),
+            };
+            let by_name = netlink.link("dtun0").await.unwrap();
+            assert_eq!(by_name.as_ref(), Some(&expected));
+            let by_index = netlink.link_by_index(tun.index()).await.unwrap();
+            assert_eq!(by_index.as_ref(), Some(&expected));
+            assert_eq!(netlink.links_in_group(4711).await.unwrap(), [expected]);
+        });
+    }
+
+    #[test]
+    fn what_is_gone_is_none_and_can_be_deleted_again() {
+        isolated(|netlink| async move {
+            let tun = Tun::create("dtun%d", true).unwrap();
+
+            netlink.delete_link(tun.index()).await.unwrap();
+            netlink.delete_link(tun.index()).await.unwrap();
+
+            assert_eq!(netlink.link("dtun0").await.unwrap(), None);
+            assert_eq!(netlink.link_by_index(tun.index()).await.unwrap(), None);
+        });
+    }
+
+    #[test]
+    fn a_quiet_device_has_no_link_local_address() {
+        isolated(|netlink| async move {
+            let tun = Tun::create("dtun%d", false).unwrap();
+
+            netlink.quiet(tun.index(), tun.name()).await.unwrap();
+            netlink.set_up(tun.index(), 1400).await.unwrap();
+
+            assert_eq!(netlink.addresses(tun.index()).await.unwrap(), []);
+            let conf = Path::new("/proc/sys/net/ipv6/conf").join(tun.name());
+            for (key, value) in [("accept_ra", "0\n"), ("keep_addr_on_down", "1\n")] {
+                assert_eq!(fs::read_to_string(conf.join(key)).unwrap(), value, "{key}");
+            }
+        });
+    }
+
+    #[test]
+    fn forwarding_is_read_from_the_threads_own_namespace() {
+        isolated(|_| async {
+            for value in ["1", "0"] {
+                fs::write("/proc/sys/net/ipv4/ip_forward", value).unwrap();
+                fs::write("/proc/sys/net/ipv6/conf/all/forwarding", value).unwrap();
+
+                assert_eq!((forwarding4(), forwarding6()), (value == "1", value == "1"));
+            }
+        });
+    }
+}

@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::sys;
@@ -53,7 +54,8 @@ impl UdpSocket {
     /// Receives one datagram and the path it took.
     pub async fn recv(&self, buf: &mut [u8]) -> io::Result<(usize, Path)> {
         loop {
-            let mut ready = self.io.readable().await?;
+            // A pending error alone does not make a socket readable.
+            let mut ready = self.io.ready(Interest::READABLE | Interest::ERROR).await?;
             if let Ok(result) = ready.try_io(|io| recv(io.get_ref(), buf)) {
                 return result;
             }
@@ -225,3 +227,186 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 
 /// Holds a burst of some 30 ms at 1 Gb/s.
 const BUFFER: libc::c_int = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::link::{Netlink, Via};
+    use crate::netns::isolated;
+
+    #[test]
+    fn a_reply_leaves_from_the_address_that_was_asked_in_both_families() {
+        isolated(|netlink| async move {
+            let addresses = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"];
+            add_to_lo(&netlink, &addresses).await;
+            let hub = UdpSocket::listen("[::]:443".parse().unwrap()).unwrap();
+
+            for asked in addresses.map(|ip| ip.parse::<IpAddr>().unwrap()) {
+                // Connected, so an answer from another address is not heard.
+                let spoke = UdpSocket::connect((asked, 443).into()).unwrap();
+                ask(&spoke).await;
+
+                let path = answer(&hub).await;
+                assert_eq!(path.local.map(|local| local.ip), Some(asked));
+                assert_eq!(path.peer.port(), spoke.local_addr().unwrap().port());
+                assert_eq!(path.peer.is_ipv4(), asked.is_ipv4());
+
+                let (len, path) = recv_soon(&spoke).await.unwrap();
+                assert_eq!((len, path.peer), (6, (asked, 443).into()));
+            }
+        });
+    }
+
+    #[test]
+    fn a_link_local_peer_is_answered_on_its_link() {
+        isolated(|netlink| async move {
+            add_to_lo(&netlink, &["fe80::1"]).await;
+            let lo = netlink.link("lo").await.unwrap().unwrap().index;
+            let hub = UdpSocket::listen("[::]:443".parse().unwrap()).unwrap();
+            let peer = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 443, 0, lo);
+
+            let spoke = UdpSocket::connect(peer.into()).unwrap();
+            ask(&spoke).await;
+            let path = answer(&hub).await;
+
+            assert_eq!(path.local.map(|local| local.ifindex), Some(lo));
+            assert_eq!(recv_soon(&spoke).await.unwrap().0, 6);
+        });
+    }
+
+    #[test]
+    fn an_ipv4_only_listener_answers_too() {
+        isolated(|netlink| async move {
+            add_to_lo(&netlink, &["192.0.2.1"]).await;
+            let hub = UdpSocket::listen("0.0.0.0:443".parse().unwrap()).unwrap();
+            let spoke = UdpSocket::connect("192.0.2.1:443".parse().unwrap()).unwrap();
+
+            ask(&spoke).await;
+            answer(&hub).await;
+
+            assert_eq!(recv_soon(&spoke).await.unwrap().0, 6);
+        });
+    }
+
+    #[test]
+    fn a_taken_port_is_an_error_even_for_the_other_family() {
+        isolated(|_| async {
+            let _first = UdpSocket::listen("0.0.0.0:443".parse().unwrap()).unwrap();
+
+            let second = UdpSocket::listen("[::]:443".parse().unwrap());
+
+            assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        });
+    }
+
+    #[test]
+    fn a_closed_port_shows_on_a_connected_socket_only() {
+        isolated(|_| async {
+            let nobody = "127.0.0.1:9".parse().unwrap();
+            let spoke = UdpSocket::connect(nobody).unwrap();
+            ask(&spoke).await;
+            let refused = recv_soon(&spoke).await.unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+
+            let hub = UdpSocket::listen("[::]:443".parse().unwrap()).unwrap();
+            let path = Path {
+                peer: nobody,
+                local: None,
+            };
+            hub.try_send(b"answer", &path).unwrap();
+            hub.try_send(b"answer", &path).unwrap();
+            let nothing = hub.try_recv(&mut [0; 16]).unwrap_err();
+            assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        });
+    }
+
+    #[test]
+    fn a_datagram_larger_than_the_path_is_fragmented_rather_than_refused() {
+        isolated(|netlink| async move {
+            add_to_lo(&netlink, &["192.0.2.1", "2001:db8::1"]).await;
+            let lo = netlink.link("lo").await.unwrap().unwrap().index;
+            netlink.set_mtu(lo, 1300).await.unwrap();
+            let hub = UdpSocket::listen("[::]:443".parse().unwrap()).unwrap();
+
+            for asked in ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse::<IpAddr>().unwrap()) {
+                let spoke = UdpSocket::connect((asked, 443).into()).unwrap();
+                let path = Path {
+                    peer: (asked, 443).into(),
+                    local: None,
+                };
+                spoke.try_send(&[7; 1450], &path).unwrap();
+                let (len, back) = recv_soon(&hub).await.unwrap();
+                assert_eq!(len, 1450);
+                hub.try_send(&[7; 1450], &back).unwrap();
+                assert_eq!(recv_soon(&spoke).await.unwrap().0, 1450);
+            }
+        });
+    }
+
+    #[test]
+    fn an_address_that_went_away_is_an_error_of_that_datagram() {
+        isolated(|netlink| async move {
+            add_to_lo(&netlink, &["192.0.2.1"]).await;
+            let lo = netlink.link("lo").await.unwrap().unwrap().index;
+            netlink
+                .add_route("198.51.100.0/24".parse().unwrap(), Via::Device(lo))
+                .await
+                .unwrap();
+            let hub = UdpSocket::listen("[::]:443".parse().unwrap()).unwrap();
+            let path = Path {
+                peer: "198.51.100.1:7".parse().unwrap(),
+                local: Some(LocalAddr {
+                    ip: "192.0.2.99".parse().unwrap(),
+                    ifindex: 0,
+                }),
+            };
+
+            hub.try_send(b"answer", &path).unwrap_err();
+
+            let fresh = Path {
+                local: None,
+                ..path
+            };
+            hub.try_send(b"answer", &fresh).unwrap();
+        });
+    }
+
+    async fn add_to_lo(netlink: &Netlink, addresses: &[&str]) {
+        let lo = netlink.link("lo").await.unwrap().unwrap().index;
+        for address in addresses {
+            match address.parse().unwrap() {
+                IpAddr::V4(ip) => netlink.add_address_ptp4(lo, ip, ip).await.unwrap(),
+                IpAddr::V6(ip) => netlink.add_address6(lo, ip, None).await.unwrap(),
+            }
+        }
+        netlink.settle(lo).await.unwrap();
+    }
+
+    async fn ask(spoke: &UdpSocket) {
+        let path = Path {
+            peer: spoke.local_addr().unwrap(),
+            local: None,
+        };
+        spoke.try_send(b"question", &path).unwrap();
+    }
+
+    /// Answers one question along the path it came by.
+    async fn answer(hub: &UdpSocket) -> Path {
+        let (len, path) = recv_soon(hub).await.unwrap();
+        assert_eq!(len, 8);
+        hub.try_send(b"answer", &path).unwrap();
+
+        path
+    }
+
+    async fn recv_soon(socket: &UdpSocket) -> io::Result<(usize, Path)> {
+        let mut buf = [0; 2048];
+        let deadline = Duration::from_secs(5);
+
+        timeout(deadline, socket.recv(&mut buf)).await.unwrap()
+    }
+}

@@ -2,16 +2,19 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
+use netlink_packet_route::route::RouteType;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
+use tokio::time;
 
 use super::{Netlink, absent, errno};
 
@@ -36,6 +39,27 @@ impl Netlink {
     ) -> io::Result<()> {
         self.add_address(index, local.into(), peer.map(IpAddr::from), 128)
             .await
+    }
+
+    /// Waits until every IPv6 address of a link that is up is in use.
+    ///
+    /// The kernel inserts their routes a moment after the address is there, or
+    /// the link is up; until then a route via the peer is refused.
+    pub async fn settle(&self, index: u32) -> io::Result<()> {
+        if self.link_by_index(index).await?.is_none_or(|link| !link.up) {
+            return Ok(());
+        }
+        let addresses = self.address_list().await?;
+
+        let settled = async {
+            for address in addresses {
+                while address.index == index && !self.is_used(address).await? {
+                    time::sleep(POLL).await;
+                }
+            }
+            Ok(())
+        };
+        time::timeout(PATIENCE, settled).await?
     }
 
     /// Removes an address; one that is gone already, or on a link that is
@@ -82,6 +106,20 @@ impl Netlink {
             .try_filter_map(|message| async move { Ok(Address::parse(&message)) })
             .try_collect()
             .await
+    }
+
+    /// Whether the kernel has the routes that belong to an address.
+    async fn is_used(&self, address: Address) -> io::Result<bool> {
+        let local = self.lookup(address.net.addr()).await?;
+        if local.is_none_or(|route| route.header.kind != RouteType::Local) {
+            return Ok(false);
+        }
+        let Some(peer) = address.peer else {
+            return Ok(true);
+        };
+        let hop = self.route_to(peer).await?;
+
+        Ok(hop.is_some_and(|hop| hop.oif == address.index))
     }
 
     async fn add_address(
@@ -171,5 +209,84 @@ pub(super) fn family(ip: IpAddr) -> AddressFamily {
     match ip {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// The kernel's own work takes less than one of these.
+const POLL: Duration = Duration::from_millis(1);
+
+/// Longer means that the addresses will never be in use.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Tun;
+    use crate::netns::isolated;
+
+    #[test]
+    fn addresses_are_added_and_removed_any_number_of_times() {
+        isolated(|netlink| async move {
+            let tun = Tun::create("dtun%d", false).unwrap();
+            netlink.quiet(tun.index(), tun.name()).await.unwrap();
+            let index = tun.index();
+            let (local4, peer4) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+            let local6 = "fc00::1".parse::<Ipv6Addr>().unwrap();
+            let peer6 = "fc00::2".parse::<Ipv6Addr>().unwrap();
+
+            for _ in 0..2 {
+                netlink
+                    .add_address_ptp4(index, local4, peer4)
+                    .await
+                    .unwrap();
+                netlink
+                    .add_address6(index, local6, Some(peer6))
+                    .await
+                    .unwrap();
+            }
+
+            let net4 = "10.0.0.1/32".parse().unwrap();
+            let net6 = "fc00::1/128".parse().unwrap();
+            let expected =
+                [(net4, peer4.into()), (net6, peer6.into())].map(|(net, peer)| Address {
+                    index,
+                    net,
+                    peer: Some(peer),
+                });
+            let mut found = netlink.address_list().await.unwrap();
+            found.retain(|address| address.index == index);
+            assert_eq!(found, expected);
+            assert_eq!(netlink.addresses(index).await.unwrap(), [net4, net6]);
+
+            for _ in 0..2 {
+                netlink.remove_address(index, net4).await.unwrap();
+                netlink.remove_address(index, net6).await.unwrap();
+            }
+            assert_eq!(netlink.addresses(index).await.unwrap(), []);
+        });
+    }
+
+    #[test]
+    fn many_devices_share_one_address_of_the_hub() {
+        isolated(|netlink| async move {
+            let mut devices = Vec::new();
+            for last in 2..6 {
+                let tun = Tun::create("dtun%d", false).unwrap();
+                netlink.quiet(tun.index(), tun.name()).await.unwrap();
+                netlink.set_up(tun.index(), 1400).await.unwrap();
+                let peer = Ipv4Addr::new(10, 0, 0, last);
+                netlink
+                    .add_address_ptp4(tun.index(), [10, 0, 0, 1].into(), peer)
+                    .await
+                    .unwrap();
+                devices.push((tun, peer));
+            }
+
+            for (tun, peer) in devices {
+                let hop = netlink.route_to(peer.into()).await.unwrap().unwrap();
+                assert_eq!(hop.oif, tun.index());
+                assert_eq!(hop.source, Some([10, 0, 0, 1].into()));
+            }
+        });
     }
 }

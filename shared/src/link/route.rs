@@ -75,6 +75,19 @@ impl Netlink {
     /// How the kernel would send a packet to `destination`, as `ip route get`;
     /// `None` where it would not.
     pub async fn route_to(&self, destination: IpAddr) -> io::Result<Option<Hop>> {
+        let found = self.lookup(destination).await?;
+        let Some(mut hop) = found.as_ref().and_then(Hop::parse) else {
+            return Ok(None);
+        };
+        if hop.mtu.is_none() {
+            hop.mtu = self.link_by_index(hop.oif).await?.map(|link| link.mtu);
+        }
+
+        Ok(Some(hop))
+    }
+
+    /// The kernel's answer to `ip route get`.
+    pub(super) async fn lookup(&self, destination: IpAddr) -> io::Result<Option<RouteMessage>> {
         let mut request = RouteMessage::default();
         request.header.address_family = family(destination);
         request.header.destination_prefix_length = IpNet::from(destination).prefix_len();
@@ -84,15 +97,8 @@ impl Netlink {
             .push(RouteAttribute::Destination(destination.into()));
 
         let found = self.handle.route().get(request).execute().try_next().await;
-        let found = absent(found.map_err(errno), UNREACHABLE)?.flatten();
-        let Some(mut hop) = found.as_ref().and_then(Hop::parse) else {
-            return Ok(None);
-        };
-        if hop.mtu.is_none() {
-            hop.mtu = self.link_by_index(hop.oif).await?.map(|link| link.mtu);
-        }
 
-        Ok(Some(hop))
+        absent(found.map_err(errno), UNREACHABLE).map(Option::flatten)
     }
 
     async fn new_route(&self, message: RouteMessage, mode: u16) -> io::Result<()> {
@@ -346,3 +352,151 @@ const UNREACHABLE: &[libc::c_int] = &[
     libc::EAFNOSUPPORT,
     libc::EOPNOTSUPP,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Tun;
+    use crate::netns::isolated;
+
+    #[test]
+    fn routes_are_added_and_removed_any_number_of_times() {
+        isolated(|netlink| async move {
+            let tun = device(&netlink).await;
+            let before = netlink.routes().await.unwrap();
+            let wanted = [
+                ("10.8.0.0/16", Via::Device(tun.index())),
+                ("fd00:8::/48", Via::Device(tun.index())),
+                ("10.0.0.0/24", Via::Blackhole { metric: 9_999 }),
+                ("fc00::/120", Via::Blackhole { metric: 9_999 }),
+                (
+                    "10.9.0.0/16",
+                    Via::Gateway([10, 0, 0, 2].into(), tun.index()),
+                ),
+            ]
+            .map(|(net, via)| (net.parse::<IpNet>().unwrap(), via));
+
+            for _ in 0..2 {
+                for (net, via) in wanted {
+                    netlink.add_route(net, via).await.unwrap();
+                }
+            }
+            let after = netlink.routes().await.unwrap();
+            assert_eq!(after.len(), before.len() + wanted.len());
+            for (net, via) in wanted {
+                let found = after.iter().filter(|route| route.is(net, via));
+                assert_eq!(
+                    found.map(|route| route.protocol).collect::<Vec<_>>(),
+                    [4],
+                    "{net}"
+                );
+            }
+
+            for _ in 0..2 {
+                for (net, via) in wanted {
+                    netlink.delete_route(net, via).await.unwrap();
+                }
+            }
+            assert_eq!(netlink.routes().await.unwrap(), before);
+        });
+    }
+
+    #[test]
+    fn a_route_of_somebody_else_is_not_taken_over() {
+        isolated(|netlink| async move {
+            let tun = device(&netlink).await;
+            let lo = netlink.link("lo").await.unwrap().unwrap().index;
+            for net in ["10.8.0.0/16", "fd00:8::/48"] {
+                let net = net.parse().unwrap();
+                netlink.add_route(net, Via::Device(lo)).await.unwrap();
+
+                let taken = netlink.add_route(net, Via::Device(tun.index())).await;
+                assert_eq!(taken.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+
+                netlink
+                    .replace_route(net, Via::Device(tun.index()))
+                    .await
+                    .unwrap();
+                let hop = netlink.route_to(net.hosts().next().unwrap()).await;
+                assert_eq!(hop.unwrap().unwrap().oif, tun.index());
+            }
+        });
+    }
+
+    #[test]
+    fn deleting_leaves_the_same_network_on_another_device_alone() {
+        isolated(|netlink| async move {
+            let (tun, lo) = (device(&netlink).await, netlink.link("lo").await);
+            let lo = lo.unwrap().unwrap().index;
+            for net in ["10.8.0.0/16", "fd00:8::/48"] {
+                let net = net.parse().unwrap();
+                netlink.add_route(net, Via::Device(lo)).await.unwrap();
+
+                netlink
+                    .delete_route(net, Via::Device(tun.index()))
+                    .await
+                    .unwrap();
+                netlink
+                    .delete_route(net, Via::Blackhole { metric: 9_999 })
+                    .await
+                    .unwrap();
+
+                let routes = netlink.routes().await.unwrap();
+                assert!(routes.iter().any(|route| route.is(net, Via::Device(lo))));
+            }
+        });
+    }
+
+    #[test]
+    fn the_way_to_a_destination_is_told_or_that_there_is_none() {
+        isolated(|netlink| async move {
+            let tun = device(&netlink).await;
+            let index = tun.index();
+            let net = |net: &str| net.parse::<IpNet>().unwrap();
+            let gateway = IpAddr::from([10, 0, 0, 2]);
+            let gateway6 = "fc00::2".parse().unwrap();
+            for (net, via) in [
+                (net("10.9.0.0/16"), Via::Gateway(gateway, index)),
+                (net("fd00:9::/48"), Via::Gateway(gateway6, index)),
+                (net("10.66.0.0/16"), Via::Blackhole { metric: 5 }),
+                (net("fd00:66::/48"), Via::Blackhole { metric: 5 }),
+            ] {
+                netlink.add_route(net, via).await.unwrap();
+            }
+            let to = async |ip: &str| netlink.route_to(ip.parse().unwrap()).await.unwrap();
+            let hop = |gateway, source: &str| Hop {
+                oif: index,
+                gateway,
+                source: source.parse().ok(),
+                mtu: Some(1400),
+            };
+
+            assert_eq!(to("10.0.0.2").await, Some(hop(None, "10.0.0.1")));
+            assert_eq!(to("10.9.1.1").await, Some(hop(Some(gateway), "10.0.0.1")));
+            assert_eq!(to("fc00::2").await, Some(hop(None, "fc00::1")));
+            assert_eq!(to("fd00:9::1").await, Some(hop(Some(gateway6), "fc00::1")));
+            for nowhere in ["10.66.0.1", "fd00:66::1", "203.0.113.1", "2001:db8::1"] {
+                assert_eq!(to(nowhere).await, None, "{nowhere}");
+            }
+        });
+    }
+
+    async fn device(netlink: &Netlink) -> Tun {
+        let tun = Tun::create("dtun%d", false).unwrap();
+        let index = tun.index();
+        netlink.quiet(index, tun.name()).await.unwrap();
+        netlink.set_up(index, 1400).await.unwrap();
+        netlink
+            .add_address_ptp4(index, [10, 0, 0, 1].into(), [10, 0, 0, 2].into())
+            .await
+            .unwrap();
+        let (local, peer) = ("fc00::1".parse().unwrap(), "fc00::2".parse().unwrap());
+        netlink
+            .add_address6(index, local, Some(peer))
+            .await
+            .unwrap();
+        netlink.settle(index).await.unwrap();
+
+        tun
+    }
+}

@@ -162,3 +162,111 @@ const DATAGRAM: usize = 16 << 10;
 
 const RTM_NEWROUTE: u16 = libc::RTM_NEWROUTE;
 const RTM_DELROUTE: u16 = libc::RTM_DELROUTE;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::device::Tun;
+    use crate::link::Via;
+    use crate::netns::isolated;
+
+    #[test]
+    fn an_address_that_goes_away_is_told() {
+        isolated(|netlink| async move {
+            let tun = Tun::create("dtun%d", false).unwrap();
+            let index = tun.index();
+            for net in ["10.0.0.1/32", "fc00::1/128"] {
+                let net = net.parse::<ipnet::IpNet>().unwrap();
+                match net.addr() {
+                    IpAddr::V4(ip) => netlink.add_address_ptp4(index, ip, ip).await.unwrap(),
+                    IpAddr::V6(ip) => netlink.add_address6(index, ip, None).await.unwrap(),
+                }
+                let mut changes = netlink.watch().unwrap();
+
+                netlink.remove_address(index, net).await.unwrap();
+
+                let gone = Change::Address {
+                    index,
+                    ip: net.addr(),
+                    added: false,
+                };
+                until(&mut changes, gone).await;
+            }
+        });
+    }
+
+    #[test]
+    fn links_and_routes_are_told() {
+        isolated(|netlink| async move {
+            let mut changes = netlink.watch().unwrap();
+            let tun = Tun::create("dtun%d", false).unwrap();
+            let index = tun.index();
+            netlink.set_up(index, 1400).await.unwrap();
+            let up = Change::Link {
+                index,
+                up: true,
+                removed: false,
+            };
+            until(&mut changes, up).await;
+
+            let mut changes = netlink.watch().unwrap();
+            netlink
+                .add_route("10.8.0.0/16".parse().unwrap(), Via::Device(index))
+                .await
+                .unwrap();
+            until(&mut changes, Change::Route).await;
+
+            drop(tun);
+            let removed = Change::Link {
+                index,
+                up: false,
+                removed: true,
+            };
+            until(&mut changes, removed).await;
+        });
+    }
+
+    #[test]
+    fn a_reader_that_is_too_slow_is_told_to_look_again() {
+        isolated(|netlink| async move {
+            let mut changes = netlink.watch().unwrap();
+            changes.socket.get_ref().set_rx_buf_sz(1_u32).unwrap();
+            let lo = netlink.link("lo").await.unwrap().unwrap().index;
+            for third in 0..100 {
+                let net = ipnet::Ipv4Net::new([10, 8, third, 0].into(), 24).unwrap();
+                netlink
+                    .add_route(net.into(), Via::Device(lo))
+                    .await
+                    .unwrap();
+            }
+
+            until(&mut changes, Change::Lost).await;
+        });
+    }
+
+    #[test]
+    fn a_burst_of_routes_is_one_change() {
+        let mut pending = VecDeque::new();
+        let gone = Change::Link {
+            index: 7,
+            up: false,
+            removed: true,
+        };
+
+        for change in [Change::Route, gone, Change::Route, gone, Change::Route] {
+            push(&mut pending, change);
+        }
+
+        assert_eq!(pending, [Change::Route, gone]);
+    }
+
+    async fn until(changes: &mut Changes, wanted: Change) {
+        let search = async { while changes.recv().await.unwrap() != wanted {} };
+
+        timeout(Duration::from_secs(5), search).await.unwrap();
+    }
+}
