@@ -10,6 +10,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dtun_shared::dtls::CipherSuite;
@@ -56,6 +57,25 @@ pub enum DialError {
     TakeOver(&'static str),
 }
 
+/// What an attempt has met so far; shared with whoever looks on.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    answered: AtomicBool,
+    refused: AtomicBool,
+}
+
+impl Seen {
+    /// Whether any datagram came.
+    pub(crate) fn answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Whether the other end said that its port is closed.
+    pub(crate) fn refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
 impl DialError {
     fn after_refusal(self, seen: bool) -> Self {
         if matches!(self, Self::Unreachable { .. }) {
@@ -76,21 +96,32 @@ pub async fn dial(
     hint: &str,
     suites: &[CipherSuite],
 ) -> Result<Dialled, DialError> {
+    dial_seen(socket, psk, hint, suites, &Seen::default()).await
+}
+
+/// The same, noting what comes in for somebody who looks on.
+pub(crate) async fn dial_seen(
+    socket: Arc<UdpSocket>,
+    psk: &Psk,
+    hint: &str,
+    suites: &[CipherSuite],
+    seen: &Seen,
+) -> Result<Dialled, DialError> {
     let (received, inbound) = mpsc::channel(QUEUE);
     let (outbound, mut to_send) = mpsc::channel::<Vec<u8>>(QUEUE);
     let handshake = redial(inbound, outbound, psk, hint, suites);
     tokio::pin!(handshake);
 
-    let mut refused = false;
     let mut buf = vec![0; MAX_DATAGRAM];
     loop {
         let io_result = tokio::select! {
             biased;
             dialled = &mut handshake => {
-                return dialled.map_err(|error| error.after_refusal(refused));
+                return dialled.map_err(|error| error.after_refusal(seen.refused()));
             }
             Some(datagram) = to_send.recv() => socket.try_send_to_peer(&datagram),
             result = socket.recv(&mut buf) => result.map(|(len, _)| {
+                seen.answered.store(true, Ordering::Relaxed);
                 // A full queue is a flood, and a lost datagram is sent again.
                 if received.try_send(buf[..len].to_vec()).is_err() {
                     tracing::trace!("datagram dropped: the handshake is busy");
@@ -99,7 +130,9 @@ pub async fn dial(
         };
         match io_result {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => refused = true,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                seen.refused.store(true, Ordering::Relaxed);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tracing::trace!("datagram dropped: the socket's buffer is full");
             }

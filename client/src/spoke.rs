@@ -1,11 +1,283 @@
-//! The spoke's loop.
+//! The spoke's loop: a session, the tunnel that outlives it, the next session.
+//!
+//! [`Spoke`] owns all of it. Its work can be dropped at any await, which is
+//! how a stop comes; what is left then is taken down by [`Spoke::goodbye`].
+
+mod away;
+mod carry;
+mod routing;
 
 use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+use dtun_shared::device::DeviceError;
+use dtun_shared::link::{Changes, Netlink};
+use dtun_shared::sleep::slept;
+
+use crate::attempt::Credentials;
+use crate::backoff::Backoff;
 use crate::config::SpokeConfig;
+use crate::hint::{default_hint, random};
+use crate::hooks::Hooks;
+use crate::report::Teller;
+use crate::session::{Session, Terms};
+use crate::tunnel::{Tunnel, own_mtu};
+use crate::uplink::{Network, Way, way_to};
+use away::{Meanwhile, Outcome};
+use routing::Hooked;
 
 /// Keeps a tunnel to the hub until `stop` is done.
+///
+/// # Errors
+///
+/// When the machine gives no tunnel at all, or with `once` at the first dial
+/// without a session.
 pub async fn run(config: SpokeConfig, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    stop.await;
-    anyhow::bail!("failed to dial {}", config.connect)
+    let netlink = Netlink::new().context("failed to open netlink")?;
+    check_rights(&netlink, config.tun.as_deref()).await?;
+
+    let mut spoke = Spoke::new(config, netlink)?;
+    let result = tokio::select! {
+        biased;
+        () = stop => Ok(()),
+        result = spoke.serve() => result,
+    };
+    spoke.goodbye().await;
+
+    result
+}
+
+/// Everything the loop owns.
+struct Spoke {
+    config: SpokeConfig,
+    hint: String,
+    netlink: Netlink,
+    changes: Changes,
+    session: Option<Box<Session>>,
+    tunnel: Option<Tunnel>,
+    hooks: Hooks,
+    /// What the hooks were told last; none while the tunnel is down for them.
+    hooked: Option<Hooked>,
+    /// The hub's last good addresses.
+    known: Vec<SocketAddr>,
+    backoff: Backoff,
+    teller: Teller,
+    /// Since when the hub is away.
+    away: Instant,
+    /// The network as it was at the last dial.
+    network: Network,
+    /// When to look at the network: changes come in bursts.
+    look: Option<Instant>,
+    slept: Duration,
+    /// Packets read from the device while there was no session.
+    homeless: u64,
+    told_nothing_routed: bool,
+    told_loop: bool,
+    inner: Vec<u8>,
+    outer: Vec<u8>,
+}
+
+/// How a session ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the hub said goodbye")]
+    Goodbye,
+    #[error(transparent)]
+    Dead(#[from] crate::liveness::Death),
+    #[error("the machine slept")]
+    Slept,
+    #[error("{0}")]
+    Uplink(&'static str),
+    #[error("the device is gone")]
+    DeviceGone,
+}
+
+impl Spoke {
+    fn new(config: SpokeConfig, netlink: Netlink) -> anyhow::Result<Self> {
+        let hint = config
+            .hint
+            .clone()
+            .unwrap_or_else(|| default_hint(config.state.as_deref()));
+
+        Ok(Self {
+            changes: netlink.watch().context("failed to watch the network")?,
+            hooks: Hooks::new(config.up.clone(), config.down.clone()),
+            config,
+            hint,
+            netlink,
+            session: None,
+            tunnel: None,
+            hooked: None,
+            known: Vec::new(),
+            backoff: Backoff::default(),
+            teller: Teller::default(),
+            away: Instant::now(),
+            network: Network::default(),
+            look: None,
+            slept: slept().unwrap_or_default(),
+            homeless: 0,
+            told_nothing_routed: false,
+            told_loop: false,
+            inner: vec![0; MAX_PACKET],
+            outer: vec![0; MAX_PACKET],
+        })
+    }
+
+    /// Session after session, for ever.
+    async fn serve(&mut self) -> anyhow::Result<()> {
+        tracing::info!(hub = self.config.connect, hint = self.hint, "dialling");
+        loop {
+            self.establish().await?;
+            let since = Instant::now();
+            let end = self.carry().await;
+            self.away = Instant::now();
+
+            if let Some(session) = self.session.take() {
+                tracing::info!(reason = %end, counters = ?session.counters(), "tunnel down");
+            }
+            if matches!(end, End::DeviceGone) {
+                self.tunnel = None;
+                self.hooked = None;
+            }
+            // Two machines that share a hint end each other's sessions: they
+            // must not do so as fast as they can.
+            if since.elapsed() >= SETTLED {
+                self.backoff.reset();
+            } else {
+                let wait = self.backoff.failed(random());
+                self.pause(wait).await;
+            }
+        }
+    }
+
+    /// Dials until there is a session and the tunnel stands.
+    async fn establish(&mut self) -> anyhow::Result<()> {
+        loop {
+            let report = match self.round().await {
+                Outcome::Again => continue,
+                Outcome::Failed(report) => report,
+                Outcome::Session(session) => match self.take_up(session).await? {
+                    None => return Ok(()),
+                    Some(report) => report,
+                },
+            };
+            if self.config.once {
+                anyhow::bail!("{report}");
+            }
+            self.teller.tell(&report);
+            let wait = if report.is_refusal() {
+                self.backoff.refused(random())
+            } else {
+                self.backoff.failed(random())
+            };
+            tracing::debug!(?wait, "next dial");
+            self.pause(wait).await;
+        }
+    }
+
+    /// Waits, but no longer than until the network changes or the machine wakes.
+    async fn pause(&mut self, wait: Duration) {
+        match self.meanwhile(tokio::time::sleep(wait)).await {
+            Meanwhile::Done(()) => {}
+            Meanwhile::Changed => self.backoff.reset(),
+        }
+    }
+
+    /// What the next attempts bring along.
+    async fn credentials(&self) -> Arc<Credentials> {
+        let mut mtu = own_mtu(self.config.mtu, None);
+        for hub in &self.known {
+            if let Ok(Way::Out(hop)) = self.way_to(*hub).await {
+                let route = hop.mtu.map(|mtu| (mtu, hub.ip()));
+                mtu = mtu.min(own_mtu(self.config.mtu, route));
+            }
+        }
+
+        Arc::new(Credentials {
+            psk: self.config.psk.clone(),
+            hint: self.hint.clone(),
+            suites: self.config.suites.clone(),
+            terms: Terms {
+                peernet: self.config.peernet.clone(),
+                mtu,
+                keepalive: self.config.keepalive,
+            },
+        })
+    }
+
+    async fn way_to(&self, hub: SocketAddr) -> std::io::Result<Way> {
+        way_to(&self.netlink, hub.ip(), self.tun_index()).await
+    }
+
+    fn tun_index(&self) -> Option<u32> {
+        self.tunnel.as_ref().map(Tunnel::index)
+    }
+
+    /// Leaves nothing behind: hub, hooks, device.
+    async fn goodbye(mut self) {
+        if let Some(mut session) = self.session.take() {
+            session.close(Instant::now());
+            tracing::info!(reason = "stopped", counters = ?session.counters(), "tunnel down");
+        }
+        if self.hooked.is_some() {
+            self.ask_down().await;
+        }
+        self.hooks.finish().await;
+        if let Some(tunnel) = self.tunnel
+            && let Err(error) = tunnel.remove().await
+        {
+            tracing::warn!(%error, "failed to clean the device up");
+        }
+    }
+}
+
+/// Says at once what would be found out only after the first session.
+async fn check_rights(netlink: &Netlink, tun: Option<&str>) -> anyhow::Result<()> {
+    if !Path::new("/dev/net/tun").exists() {
+        return Err(DeviceError::NoTunModule.into());
+    }
+    if let Some(name) = tun
+        && netlink.link(name).await?.is_some()
+    {
+        return Ok(()); // Its owner may have given it to us.
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if effective_capabilities(&status).is_some_and(|set| set & NET_ADMIN == 0) {
+        return Err(DeviceError::NotPermitted.into());
+    }
+
+    Ok(())
+}
+
+fn effective_capabilities(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
+
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+/// CAP_NET_ADMIN, number 12 in capability.h.
+const NET_ADMIN: u64 = 1 << 12;
+
+/// A session that stood that long is followed by a dial at once.
+const SETTLED: Duration = Duration::from_secs(10);
+
+const MAX_PACKET: usize = 65_535;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read_from_the_kernels_text() {
+        let status = "Name:\tdtun\nCapPrm:\t0000000000000000\nCapEff:\t0000000000001000\n";
+
+        assert_eq!(effective_capabilities(status), Some(NET_ADMIN));
+        assert_eq!(effective_capabilities(""), None);
+    }
 }

@@ -1,0 +1,226 @@
+//! What a failed round of dialling means, for the user. Pure.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use crate::attempt::Failure;
+use crate::dial::DialError;
+use crate::resolve::ResolveError;
+use crate::session::NotOpened;
+
+/// The outcome of a round without a session.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// The name led nowhere, and no address is known from before.
+    Unresolved { name: String, error: ResolveError },
+    /// The hub is there and does not take us.
+    NotAccepted { hub: SocketAddr, hint: String },
+    /// The hub took the key, and says why there is no tunnel.
+    Refused { hub: SocketAddr, why: String },
+    /// What the hub gives cannot be used here.
+    Unusable { hub: SocketAddr, why: String },
+    /// Nothing answers.
+    Unreachable { hub: Vec<Silence> },
+}
+
+/// Says reports once, and again when they have become old.
+#[derive(Debug, Default)]
+pub(crate) struct Teller {
+    last: String,
+    times: u32,
+}
+
+impl Teller {
+    pub(crate) fn tell(&mut self, report: &Report) {
+        let text = report.to_string();
+        if text != self.last {
+            self.last.clone_from(&text);
+            self.times = 0;
+        }
+        if self.times.is_multiple_of(AGAIN) {
+            tracing::warn!("{text}");
+        } else {
+            tracing::debug!("{text}");
+        }
+        self.times += 1;
+    }
+
+    /// A session stood in between.
+    pub(crate) fn forget(&mut self) {
+        self.last.clear();
+    }
+}
+
+/// What is known of one address that does not answer.
+#[derive(Debug)]
+pub(crate) struct Silence {
+    pub(crate) addr: SocketAddr,
+    pub(crate) kind: SilenceKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SilenceKind {
+    Silent,
+    Refused,
+    NoRoute,
+}
+
+impl Report {
+    /// Makes sense of every attempt of a round.
+    pub(crate) fn of(hint: &str, failures: Vec<(SocketAddr, Failure)>) -> Self {
+        let mut silences = Vec::new();
+        for (addr, failure) in failures {
+            let kind = match failure {
+                Failure::Dial(DialError::NotAccepted { .. }) => {
+                    return Self::NotAccepted {
+                        hub: addr,
+                        hint: hint.to_owned(),
+                    };
+                }
+                Failure::NotOpened(NotOpened::Refused(why)) => {
+                    return Self::Refused { hub: addr, why };
+                }
+                Failure::NotOpened(error) => {
+                    return Self::Unusable {
+                        hub: addr,
+                        why: error.to_string(),
+                    };
+                }
+                Failure::Dial(DialError::Unreachable { refused: true }) => SilenceKind::Refused,
+                Failure::Dial(DialError::Unreachable { refused: false }) => SilenceKind::Silent,
+                Failure::Dial(DialError::Io(_)) => SilenceKind::NoRoute,
+                Failure::Dial(error) => {
+                    return Self::Unusable {
+                        hub: addr,
+                        why: error.to_string(),
+                    };
+                }
+            };
+            silences.push(Silence { addr, kind });
+        }
+
+        Self::Unreachable { hub: silences }
+    }
+
+    /// Whether trying again soon is of no use.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::NotAccepted { .. } | Self::Refused { .. } | Self::Unusable { .. } => true,
+            Self::Unresolved { .. } | Self::Unreachable { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unresolved { name, error } => write!(
+                f,
+                "the name {name} cannot be resolved ({error}): is it spelt right, \
+                 and is this machine online?"
+            ),
+            Self::NotAccepted { hub, hint } => write!(
+                f,
+                "the hub at {hub} answers but does not accept the key or hint {hint:?}: \
+                 compare -key on both sides"
+            ),
+            Self::Refused { hub, why } => write!(f, "the hub at {hub} says: {why}"),
+            Self::Unusable { hub, why } => write!(f, "the hub at {hub} gives no tunnel: {why}"),
+            Self::Unreachable { hub } => {
+                write!(f, "nothing answers: ")?;
+                for (n, silence) in hub.iter().enumerate() {
+                    let comma = if n == 0 { "" } else { ", " };
+                    write!(f, "{comma}{silence}")?;
+                }
+                write!(f, "; {}", likeliest(hub))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            SilenceKind::Silent => "is silent",
+            SilenceKind::Refused => "refuses the port",
+            SilenceKind::NoRoute => "has no route from here",
+        };
+
+        write!(f, "{} {what}", self.addr)
+    }
+}
+
+/// The cause to look at first.
+fn likeliest(silences: &[Silence]) -> String {
+    let any = |kind| silences.iter().find(|silence| silence.kind == kind);
+    if any(SilenceKind::Refused).is_some() {
+        return "the machine is there, but dtun does not run on it, or on another port".to_owned();
+    }
+    if let Some(silence) = any(SilenceKind::Silent) {
+        return format!(
+            "likeliest a firewall before the hub that does not let UDP port {} in, \
+             or a wrong address",
+            silence.addr.port()
+        );
+    }
+
+    "likeliest this machine is offline".to_owned()
+}
+
+/// At the longest wait and the time of an attempt, some five minutes.
+const AGAIN: u32 = 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(failures: Vec<DialError>) -> Report {
+        let addr = "192.0.2.1:443".parse().unwrap();
+        let failures = failures
+            .into_iter()
+            .map(|error| (addr, Failure::Dial(error)))
+            .collect();
+
+        Report::of("laptop", failures)
+    }
+
+    #[test]
+    fn a_hub_that_answers_at_one_address_is_not_called_silent() {
+        let report = report(vec![
+            DialError::Unreachable { refused: false },
+            DialError::NotAccepted { alert: None },
+        ]);
+
+        assert!(report.is_refusal());
+        assert_eq!(
+            report.to_string(),
+            "the hub at 192.0.2.1:443 answers but does not accept the key or hint \"laptop\": \
+             compare -key on both sides"
+        );
+    }
+
+    #[test]
+    fn silence_points_to_the_firewall_and_a_refusal_to_the_hub() {
+        assert_eq!(
+            report(vec![DialError::Unreachable { refused: false }]).to_string(),
+            "nothing answers: 192.0.2.1:443 is silent; likeliest a firewall before the hub \
+             that does not let UDP port 443 in, or a wrong address"
+        );
+        assert_eq!(
+            report(vec![DialError::Unreachable { refused: true }]).to_string(),
+            "nothing answers: 192.0.2.1:443 refuses the port; the machine is there, but dtun \
+             does not run on it, or on another port"
+        );
+    }
+
+    #[test]
+    fn a_full_pool_is_said_in_the_hubs_words() {
+        let addr = "192.0.2.1:443".parse().unwrap();
+        let full = NotOpened::Refused("address pool 10.0.0.0/24 is full".to_owned());
+
+        assert_eq!(
+            Report::of("laptop", vec![(addr, full.into())]).to_string(),
+            "the hub at 192.0.2.1:443 says: address pool 10.0.0.0/24 is full"
+        );
+    }
+}

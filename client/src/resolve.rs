@@ -1,0 +1,112 @@
+//! Finds the hub's addresses, at every dial.
+//!
+//! The system's resolver can hang for half a minute, so it runs in a thread
+//! of its own that nobody waits for beyond a deadline, and that does not hold
+//! up the process's end as a task of the runtime would.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// Resolves `host:port` to every address of the host, the system's favourite first.
+pub(crate) async fn resolve(connect: String) -> Result<Vec<SocketAddr>, ResolveError> {
+    if let Ok(addr) = connect.parse() {
+        return Ok(vec![canonical(addr)]);
+    }
+
+    let (answer, answered) = oneshot::channel();
+    let name = connect.clone();
+    std::thread::Builder::new()
+        .name("resolver".to_owned())
+        .spawn(move || {
+            let found = name.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+            // The one who asked may have stopped waiting.
+            drop(answer.send(found));
+        })
+        .map_err(ResolveError::Failed)?;
+
+    let found = timeout(DEADLINE, answered)
+        .await
+        .map_err(|_| ResolveError::Silent)?
+        .map_err(|_| ResolveError::Silent)?
+        .map_err(ResolveError::Failed)?;
+    let mut addrs: Vec<_> = Vec::new();
+    for addr in found.into_iter().map(canonical) {
+        if !addrs.contains(&addr) {
+            addrs.push(addr);
+        }
+    }
+    if addrs.is_empty() {
+        return Err(ResolveError::Nothing);
+    }
+
+    Ok(addrs)
+}
+
+/// The name servers that this machine asks itself.
+pub(crate) fn name_servers() -> Vec<IpAddr> {
+    std::fs::read_to_string("/etc/resolv.conf")
+        .map(|text| name_servers_in(&text))
+        .unwrap_or_default()
+}
+
+/// Why a name has no address.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ResolveError {
+    #[error("the resolver does not answer")]
+    Silent,
+    #[error("{0}")]
+    Failed(io::Error),
+    #[error("the name has no address")]
+    Nothing,
+}
+
+fn name_servers_in(resolv_conf: &str) -> Vec<IpAddr> {
+    resolv_conf
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"))
+        .filter_map(|rest| rest.split_whitespace().next())
+        .filter_map(|text| text.split('%').next()?.parse().ok())
+        .collect()
+}
+
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::from((ip, addr.port())),
+        IpAddr::V6(_) => addr,
+    }
+}
+
+/// Shorter than a resolver's own patience; the last good addresses are being
+/// dialled meanwhile.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_needs_no_resolver() {
+        for (text, addr) in [
+            ("192.0.2.1:443", "192.0.2.1:443"),
+            ("[2001:db8::1]:443", "[2001:db8::1]:443"),
+            ("[::ffff:192.0.2.1]:443", "192.0.2.1:443"),
+        ] {
+            let addrs = resolve(text.to_owned()).await.unwrap();
+            assert_eq!(addrs, [addr.parse::<SocketAddr>().unwrap()]);
+        }
+    }
+
+    #[test]
+    fn name_servers_are_read_as_the_system_reads_them() {
+        let text = "# local\nnameserver 192.0.2.53\nsearch lan\nnameserver fe80::1%eth0 # router\nnameserver\n";
+
+        assert_eq!(
+            name_servers_in(text),
+            ["192.0.2.53", "fe80::1"].map(|ip| ip.parse::<IpAddr>().unwrap())
+        );
+    }
+}

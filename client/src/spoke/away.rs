@@ -1,0 +1,298 @@
+//! The hub is away: rounds of dialling, and what goes on meanwhile.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use dtun_shared::link::Change;
+use dtun_shared::sleep::slept;
+use tokio::time::sleep;
+
+use super::Spoke;
+use super::routing::near;
+use crate::attempt::{Failure, Round};
+use crate::report::Report;
+use crate::resolve::{ResolveError, name_servers, resolve};
+use crate::session::Session;
+use crate::uplink::{Network, Way, way_to};
+
+/// What came of a round.
+pub(super) enum Outcome {
+    Session(Box<Session>),
+    Failed(Report),
+    /// The ground moved: dial anew at once.
+    Again,
+}
+
+/// What came of a wait.
+pub(super) enum Meanwhile<T> {
+    Done(T),
+    /// The network came back or changed, or the machine woke up.
+    Changed,
+}
+
+/// What happens in a round.
+enum Step {
+    Resolved(Result<Vec<SocketAddr>, ResolveError>),
+    /// The resolver has had its head start.
+    Grace,
+    /// The user wants to hear something.
+    Late,
+    Over(Result<Box<Session>, Vec<(SocketAddr, Failure)>>),
+}
+
+impl Spoke {
+    /// Resolves the name and tries every address. The last good ones are
+    /// tried without waiting for a resolver that may be dead, or may be asked
+    /// through the tunnel.
+    pub(super) async fn round(&mut self) -> Outcome {
+        self.network = self.look_around().await;
+        let mut round = Round::new(self.credentials().await);
+        let mut resolving = Box::pin(resolve(self.config.connect.clone()));
+        let mut resolved = false;
+        let mut again = true;
+        let mut failures = Vec::new();
+        let (mut grace, mut late) = (Box::pin(sleep(GRACE)), Box::pin(sleep(LATE)));
+        let (mut has_grace, mut is_late) = (!self.known.is_empty(), false);
+
+        loop {
+            let step = async {
+                tokio::select! {
+                    result = &mut resolving, if !resolved => Step::Resolved(result),
+                    () = &mut grace, if has_grace => Step::Grace,
+                    () = &mut late, if !is_late => Step::Late,
+                    result = round.run() => Step::Over(result),
+                }
+            };
+            let step = match self.meanwhile(step).await {
+                Meanwhile::Done(step) => step,
+                Meanwhile::Changed => return Outcome::Again,
+            };
+            match step {
+                Step::Resolved(Ok(addrs)) => {
+                    tracing::debug!(?addrs, "resolved");
+                    resolved = true;
+                    has_grace = false;
+                    self.known = addrs;
+                    self.clear_way().await;
+                    round.add(&self.known);
+                }
+                Step::Resolved(Err(error)) => {
+                    tracing::debug!(%error, "not resolved");
+                    if again && self.clear_way_to_resolver().await {
+                        again = false;
+                        resolving = Box::pin(resolve(self.config.connect.clone()));
+                        continue;
+                    }
+                    if self.known.is_empty() {
+                        let name = self.config.connect.clone();
+                        return Outcome::Failed(Report::Unresolved { name, error });
+                    }
+                    resolved = true;
+                    has_grace = false;
+                    self.clear_way().await;
+                    round.add(&self.known);
+                }
+                Step::Grace => {
+                    has_grace = false;
+                    self.clear_way().await;
+                    round.add(&self.known);
+                }
+                Step::Late => {
+                    is_late = true;
+                    if let Some(report) = round.silence()
+                        && !self.config.once
+                    {
+                        self.teller.tell(&report);
+                    }
+                }
+                Step::Over(Ok(session)) => return Outcome::Session(session),
+                Step::Over(Err(more)) => failures.extend(more),
+            }
+            if resolved && !failures.is_empty() && round.is_over() {
+                return Outcome::Failed(Report::of(&self.hint, failures));
+            }
+        }
+    }
+
+    /// Waits for `goal`, keeping the machine in order: packets of the device
+    /// are dropped, the fallback comes when it is due.
+    pub(super) async fn meanwhile<T>(&mut self, goal: impl Future<Output = T>) -> Meanwhile<T> {
+        enum Wake<T> {
+            Done(T),
+            Packet,
+            Change(std::io::Result<Change>),
+            Timer,
+        }
+
+        let mut goal = pin!(goal);
+        loop {
+            let timer = self.next_duty();
+            let packet = async {
+                match &self.tunnel {
+                    Some(tunnel) if tunnel.is_up() => tunnel.recv(&mut self.inner).await,
+                    Some(_) | None => std::future::pending().await,
+                }
+            };
+            let wake = tokio::select! {
+                done = &mut goal => Wake::Done(done),
+                _ = packet => Wake::Packet,
+                change = self.changes.recv() => Wake::Change(change),
+                () = tokio::time::sleep_until(timer.into()) => Wake::Timer,
+            };
+            match wake {
+                Wake::Done(done) => return Meanwhile::Done(done),
+                Wake::Packet => self.homeless += 1,
+                Wake::Change(change) => self.note(change),
+                Wake::Timer => {
+                    if self.duties().await {
+                        return Meanwhile::Changed;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Remembers to look at the network when it has come to rest.
+    pub(super) fn note(&mut self, change: std::io::Result<Change>) {
+        match change {
+            Ok(Change::Link { index, removed, .. }) if Some(index) == self.tun_index() => {
+                if removed {
+                    tracing::warn!("somebody deleted the tunnel's device");
+                    self.tunnel = None;
+                    self.hooked = None;
+                }
+            }
+            Ok(_) => {
+                near(&mut self.look, Instant::now() + REST);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "network changes are not told");
+                near(&mut self.look, Instant::now() + BLIND);
+            }
+        }
+    }
+
+    /// Whether the machine slept since the last time somebody asked.
+    pub(super) fn has_slept(&mut self) -> bool {
+        let slept = slept().unwrap_or(self.slept);
+        let woke = slept > self.slept + NAP;
+        self.slept = slept;
+
+        woke
+    }
+
+    fn next_duty(&self) -> Instant {
+        let mut at = Instant::now() + TICK;
+        if let Some(look) = self.look {
+            at = at.min(look);
+        }
+        if let Some(fallback) = self.fallback_at() {
+            at = at.min(fallback);
+        }
+
+        at
+    }
+
+    /// Does what is due; true when there is reason to dial at once.
+    async fn duties(&mut self) -> bool {
+        let now = Instant::now();
+        if self.fallback_at().is_some_and(|at| now >= at) {
+            self.fall_back().await;
+        }
+        if self.has_slept() {
+            tracing::info!("the machine slept, dialling at once");
+            return true;
+        }
+        if self.look.is_none_or(|look| now < look) {
+            return false;
+        }
+
+        self.look = None;
+        let network = self.look_around().await;
+        let better = network.is_better_than(&self.network);
+        self.network = network;
+        if better {
+            tracing::debug!("the network changed");
+        }
+        better
+    }
+
+    async fn look_around(&self) -> Network {
+        let hubs = self.known.iter().map(SocketAddr::ip);
+        Network::look(&self.netlink, hubs, self.tun_index())
+            .await
+            .unwrap_or_else(|error| {
+                tracing::debug!(%error, "failed to look at the network");
+                self.network.clone()
+            })
+    }
+
+    /// Takes a script's routes away when they lead our own datagrams into our
+    /// own device.
+    async fn clear_way(&mut self) {
+        for hub in self.known.clone() {
+            if matches!(self.way_to(hub).await, Ok(Way::IntoTunnel)) {
+                self.withdraw_routes("the hub's address is routed into the tunnel")
+                    .await;
+                return;
+            }
+        }
+    }
+
+    /// The same for the questions of the resolver. True when there was
+    /// something to take away.
+    async fn clear_way_to_resolver(&mut self) -> bool {
+        for ip in name_servers() {
+            let way = way_to(&self.netlink, ip, self.tun_index()).await;
+            if matches!(way, Ok(Way::IntoTunnel)) {
+                self.withdraw_routes("the name server is routed into the tunnel")
+                    .await;
+                return true;
+            }
+        }
+        // A resolver on this machine asks others that we do not know of.
+        let is_local = name_servers().iter().any(|ip| ip.is_loopback());
+        if is_local && self.routes_anything().await {
+            self.withdraw_routes("the name server may be routed into the tunnel")
+                .await;
+            return true;
+        }
+
+        false
+    }
+
+    async fn withdraw_routes(&mut self, why: &'static str) {
+        let Some(tunnel) = &mut self.tunnel else {
+            return;
+        };
+        tracing::info!(device = tunnel.name(), "{why}: its routes are withdrawn");
+        if let Err(error) = tunnel.withdraw_others().await {
+            tracing::warn!(%error, "failed to withdraw routes");
+        }
+        if let Some(hooked) = &mut self.hooked {
+            hooked.forget();
+        }
+        self.network = self.look_around().await;
+        self.look = None;
+    }
+}
+
+/// How long the resolver may take before the last good addresses are tried.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// When the user hears what is known of a dial that takes long.
+const LATE: Duration = Duration::from_secs(5);
+
+/// A change is looked at when it is that old: they come in bursts.
+const REST: Duration = Duration::from_millis(100);
+
+/// How often to look without being told.
+const BLIND: Duration = Duration::from_secs(2);
+
+/// How often to ask whether the machine slept: its timers sleep too.
+pub(super) const TICK: Duration = Duration::from_secs(2);
+
+/// The two clocks differ by less when the machine is awake.
+const NAP: Duration = Duration::from_secs(1);

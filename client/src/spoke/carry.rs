@@ -1,0 +1,365 @@
+//! The hub is there: packets both ways, and the watch over the session.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use dtun_shared::link::Change;
+
+use super::away::TICK;
+use super::routing::{near, rounded};
+use super::{End, Spoke};
+use crate::attempt::{Failure, Round};
+use crate::session::{Event, Sent, Session};
+use crate::uplink::Way;
+
+/// What woke the loop.
+enum Wake {
+    Packet(usize),
+    Datagram(std::io::Result<usize>),
+    Change(std::io::Result<Change>),
+    Hooks,
+    Renewed(Result<Box<Session>, Vec<(SocketAddr, Failure)>>),
+    Timer,
+}
+
+/// What the loop keeps beside the session.
+struct Watch {
+    since: Instant,
+    /// When to say that the tunnel is up, whatever is still unknown.
+    say: Option<Instant>,
+    /// A handshake beside a session whose keys are used enough.
+    renewal: Option<Round>,
+    renew_after: Instant,
+    /// The link that the session's datagrams leave by.
+    oif: Option<u32>,
+}
+
+impl Spoke {
+    /// Carries packets until the session ends.
+    pub(super) async fn carry(&mut self) -> End {
+        let now = Instant::now();
+        let mut watch = Watch {
+            since: now,
+            say: Some(now + SAY_WITHIN),
+            renewal: None,
+            renew_after: now,
+            oif: None,
+        };
+        if let Some(end) = self.look_at_way(&mut watch).await {
+            return end;
+        }
+
+        loop {
+            let wake = match self.wait(&mut watch).await {
+                Ok(wake) => wake,
+                Err(end) => return end,
+            };
+            let end = match wake {
+                Wake::Packet(len) => {
+                    self.packets(len).await;
+                    None
+                }
+                Wake::Datagram(result) => self.datagrams(result, watch.renewal.is_some()),
+                Wake::Change(change) => {
+                    self.note(change);
+                    None
+                }
+                Wake::Hooks => None,
+                Wake::Renewed(result) => self.renewed(result, &mut watch).await,
+                Wake::Timer => self.timers(&mut watch).await,
+            };
+            if let Some(end) = end {
+                return end;
+            }
+            self.say_up(&mut watch).await;
+        }
+    }
+
+    async fn wait(&mut self, watch: &mut Watch) -> Result<Wake, End> {
+        let Some(tunnel) = &self.tunnel else {
+            return Err(End::DeviceGone);
+        };
+        let Some(session) = &self.session else {
+            return Err(End::Goodbye);
+        };
+        let mut timer = session.poll_timeout().min(Instant::now() + TICK);
+        for at in [self.look, watch.say].into_iter().flatten() {
+            timer = timer.min(at);
+        }
+        let renewal = async {
+            match &mut watch.renewal {
+                Some(round) => round.run().await,
+                None => std::future::pending().await,
+            }
+        };
+
+        Ok(tokio::select! {
+            len = tunnel.recv(&mut self.inner) => Wake::Packet(len),
+            result = session.recv(&mut self.outer) => Wake::Datagram(result),
+            change = self.changes.recv() => Wake::Change(change),
+            () = self.hooks.changed() => Wake::Hooks,
+            result = renewal => Wake::Renewed(result),
+            () = tokio::time::sleep_until(timer.into()) => Wake::Timer,
+        })
+    }
+
+    /// Sends the packet that was read and those that wait behind it.
+    async fn packets(&mut self, first: usize) {
+        let mut looped = false;
+        if let (Some(session), Some(tunnel)) = (&mut self.session, &self.tunnel) {
+            let now = Instant::now();
+            let mut len = first;
+            for _ in 0..BATCH {
+                looped |= session.handle_packet(now, &self.inner[..len]) == Sent::Looped;
+                match tunnel.try_recv(&mut self.inner) {
+                    Ok(next) => len = next,
+                    Err(_) => break, // Empty; what else it may be, `recv` says again.
+                }
+            }
+        }
+        if looped {
+            self.tell_loop().await;
+        }
+    }
+
+    /// Takes the datagram that was received and those that wait behind it.
+    fn datagrams(&mut self, first: std::io::Result<usize>, renewing: bool) -> Option<End> {
+        let (Some(session), Some(tunnel)) = (&mut self.session, &self.tunnel) else {
+            return None;
+        };
+        let now = Instant::now();
+        let mut result = first;
+        for _ in 0..BATCH {
+            let len = match result {
+                Ok(len) => len,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    session.handle_socket_error(now, &error);
+                    break;
+                }
+            };
+            let events = session.handle_datagram(now, &mut self.outer[..len], |packet| {
+                // A device that is full or down drops, as any link does.
+                if let Err(error) = tunnel.try_send(packet) {
+                    tracing::trace!(%error, "packet dropped at the device");
+                }
+            });
+            for event in events {
+                match event {
+                    // The session that is being made has taken its place.
+                    Event::Goodbye if renewing => {}
+                    Event::Goodbye => return Some(End::Goodbye),
+                    Event::Refused(refused) => {
+                        for refusal in refused {
+                            tracing::warn!(net = refusal.net, why = refusal.why, "peernet refused");
+                        }
+                    }
+                    Event::Rtt(rtt) => tracing::debug!(rtt = ?rounded(rtt), "round trip"),
+                }
+            }
+            result = session.try_recv(&mut self.outer);
+        }
+
+        None
+    }
+
+    async fn timers(&mut self, watch: &mut Watch) -> Option<End> {
+        let now = Instant::now();
+        if self.has_slept() {
+            return Some(End::Slept);
+        }
+        let session = self.session.as_mut()?;
+        if let Some(death) = session.handle_timeout(now) {
+            return Some(death.into());
+        }
+        let (worn, hub) = (session.is_worn(now), session.hub());
+        if worn && watch.renewal.is_none() && now >= watch.renew_after {
+            tracing::debug!("keys are used enough, a new session is made");
+            let mut round = Round::new(self.credentials().await);
+            round.add(&[hub]);
+            watch.renewal = Some(round);
+        }
+        if self.look.is_some_and(|look| now >= look) {
+            self.look = None;
+            return self.look_at_way(watch).await;
+        }
+
+        None
+    }
+
+    /// Puts the new session in the old one's place.
+    async fn renewed(
+        &mut self,
+        result: Result<Box<Session>, Vec<(SocketAddr, Failure)>>,
+        watch: &mut Watch,
+    ) -> Option<End> {
+        let now = Instant::now();
+        watch.renewal = None;
+        watch.renew_after = now + RENEW_AGAIN;
+        let session = match result {
+            Ok(session) => session,
+            Err(failures) => {
+                tracing::debug!(?failures, "no new session");
+                return None;
+            }
+        };
+        if let Some(mut old) = self.session.take() {
+            old.close(now);
+        }
+        match self.take_up(session).await {
+            Ok(None) => None,
+            Ok(Some(report)) => {
+                tracing::warn!("{report}");
+                Some(End::Goodbye)
+            }
+            Err(error) => {
+                tracing::warn!("{error:#}");
+                Some(End::Goodbye)
+            }
+        }
+    }
+
+    /// Whether the session's datagrams still have their way out, and the
+    /// hooks the right picture of it.
+    async fn look_at_way(&mut self, watch: &mut Watch) -> Option<End> {
+        let session = self.session.as_ref()?;
+        let (hub, local) = (session.hub(), session.local_addr().ok());
+        match self.way_to(hub).await {
+            Ok(Way::Out(hop)) => {
+                if *watch.oif.get_or_insert(hop.oif) != hop.oif {
+                    return Some(End::Uplink("the uplink changed"));
+                }
+            }
+            Ok(Way::IntoTunnel) => {
+                // The route may be the next thing that a script sets.
+                if !self.hooks.is_idle() {
+                    near(&mut self.look, Instant::now() + HOOK_AT_WORK);
+                    return None;
+                }
+                self.tell_loop().await;
+                return Some(End::Uplink("the hub's address is routed into the tunnel"));
+            }
+            Ok(Way::None) => return Some(End::Uplink("there is no route to the hub")),
+            Err(error) => {
+                tracing::debug!(%error, "the way to the hub is not known");
+                return None;
+            }
+        }
+        if let Some(local) = local
+            && !self.has_address(local.ip()).await
+        {
+            return Some(End::Uplink("this machine's address changed"));
+        }
+        self.tell_hooks().await;
+
+        None
+    }
+
+    async fn has_address(&self, ip: IpAddr) -> bool {
+        match self.netlink.all_addresses().await {
+            Ok(all) => ip.is_loopback() || all.iter().any(|(_, net)| net.addr() == ip),
+            Err(_) => true,
+        }
+    }
+
+    /// Says once that the tunnel is up, when all that belongs into the line is
+    /// known, or will not be soon.
+    async fn say_up(&mut self, watch: &mut Watch) {
+        let (Some(say), Some(session), Some(tunnel)) = (watch.say, &self.session, &self.tunnel)
+        else {
+            return;
+        };
+        let idle = self.hooks.is_idle();
+        if Instant::now() < say && !(idle && session.rtt().is_some()) {
+            return;
+        }
+        watch.say = None;
+
+        let routed = tunnel.routed().await.unwrap_or_default();
+        let addresses = session.addresses();
+        tracing::info!(
+            took = ?rounded(watch.since.duration_since(self.away)),
+            device = tunnel.name(),
+            local4 = %addresses.local4.addr(),
+            local6 = %Text(addresses.ip6.map(|(local, _)| local.addr())),
+            hub = %session.hub(),
+            suite = ?session.suite(),
+            mtu = tunnel.plan().mtu,
+            rtt = %Text(session.rtt().map(|rtt| format!("{:?}", rounded(rtt)))),
+            routed = %routed_text(&routed, idle),
+            "tunnel up",
+        );
+        if routed.is_empty() && idle && !self.told_nothing_routed {
+            self.told_nothing_routed = true;
+            tracing::info!("nothing is routed into the tunnel yet: -up scripts/up-split.sh");
+        }
+    }
+
+    /// Says once which route is missing.
+    async fn tell_loop(&mut self) {
+        let Some(session) = &self.session else { return };
+        if std::mem::replace(&mut self.told_loop, true) {
+            return;
+        }
+        let hub = session.hub().ip();
+        let gateway = self.gateway(session.hub()).await;
+        let via = gateway.map_or_else(|| "GATEWAY".to_owned(), |ip| ip.to_string());
+        tracing::warn!(
+            "our own datagrams to the hub are routed into the tunnel and dropped there; \
+             missing: ip route add {hub} via {via}",
+        );
+    }
+
+    /// The gateway of the default route outside the tunnel.
+    async fn gateway(&self, hub: SocketAddr) -> Option<IpAddr> {
+        let routes = self.netlink.routes().await.ok()?;
+        routes
+            .into_iter()
+            .filter(|route| route.net.prefix_len() == 0 && route.oif != self.tun_index())
+            .filter(|route| route.net.addr().is_ipv4() == hub.is_ipv4())
+            .min_by_key(|route| route.metric)?
+            .gateway
+    }
+}
+
+/// A value that may be missing from a line.
+struct Text<T>(Option<T>);
+
+impl<T: std::fmt::Display> std::fmt::Display for Text<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}
+
+fn routed_text(nets: &[ipnet::IpNet], hooks_done: bool) -> String {
+    if nets.is_empty() {
+        return if hooks_done {
+            "nothing".to_owned()
+        } else {
+            "nothing, the hook still runs".to_owned()
+        };
+    }
+    let mut text: Vec<_> = nets.iter().take(NAMED).map(ToString::to_string).collect();
+    if nets.len() > NAMED {
+        text.push(format!("{} more", nets.len() - NAMED));
+    }
+
+    text.join(",")
+}
+
+/// Packets handled before the loop looks at anything else.
+const BATCH: usize = 64;
+
+/// How long the line may wait for the first round trip and for the hook.
+const SAY_WITHIN: Duration = Duration::from_secs(3);
+
+/// How often to look whether a hook has set the route that is missing.
+const HOOK_AT_WORK: Duration = Duration::from_millis(500);
+
+const RENEW_AGAIN: Duration = Duration::from_secs(60);
+
+/// Networks that the line names one by one.
+const NAMED: usize = 4;

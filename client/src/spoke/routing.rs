@@ -1,0 +1,239 @@
+//! The tunnel's side of the loop: device, hooks, fallback.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use dtun_shared::link::Hop;
+use dtun_shared::meta::Addresses;
+use ipnet::IpNet;
+
+use super::Spoke;
+use crate::hooks::{EVENT, Event, Job};
+use crate::report::Report;
+use crate::session::Session;
+use crate::tunnel::{Plan, Tunnel, TunnelError, common_mtu, own_mtu};
+use crate::uplink::{Way, surroundings};
+
+/// What the hooks know of the tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hooked {
+    addresses: Addresses,
+    hub: SocketAddr,
+    /// The link and the gateway towards the hub.
+    uplink: Option<(u32, Option<std::net::IpAddr>)>,
+    /// For the last hook, when there is no session to ask.
+    env: Vec<(&'static str, String)>,
+    stale: bool,
+}
+
+impl Hooked {
+    /// The script's routes are gone: it must run again.
+    pub(super) fn forget(&mut self) {
+        self.stale = true;
+    }
+
+    fn holds_for(&self, other: &Self) -> bool {
+        !self.stale
+            && self.addresses == other.addresses
+            && self.hub == other.hub
+            && self.uplink == other.uplink
+    }
+}
+
+impl Spoke {
+    /// Puts a new session's addresses on the device and runs the hook where
+    /// that is due. A report says why the session is of no use.
+    pub(super) async fn take_up(
+        &mut self,
+        mut session: Box<Session>,
+    ) -> anyhow::Result<Option<Report>> {
+        let hub = session.hub();
+        let plan = match self.plan(&session).await {
+            Ok(plan) => plan,
+            Err(why) => {
+                session.close(Instant::now());
+                return Ok(Some(Report::Unusable { hub, why }));
+            }
+        };
+        self.stand(plan).await?;
+        self.teller.forget();
+        self.known.retain(|known| *known != hub);
+        self.known.insert(0, hub);
+        self.session = Some(session);
+        self.tell_hooks().await;
+
+        Ok(None)
+    }
+
+    /// Runs the hook when it does not know the tunnel as it is. Its own
+    /// routes change nothing here: the gateway towards the hub stays.
+    pub(super) async fn tell_hooks(&mut self) {
+        let (Some(session), Some(tunnel)) = (&self.session, &self.tunnel) else {
+            return;
+        };
+        let uplink = match self.way_to(session.hub()).await {
+            Ok(Way::Out(Hop { oif, gateway, .. })) => Some((oif, gateway)),
+            Ok(Way::IntoTunnel | Way::None) | Err(_) => None,
+        };
+        let hooked = Hooked {
+            addresses: session.addresses(),
+            hub: session.hub(),
+            uplink,
+            env: self.env(session, tunnel),
+            stale: false,
+        };
+        let event = match &self.hooked {
+            None => Event::Up,
+            Some(before) if before.holds_for(&hooked) => return,
+            Some(_) => Event::Uplink,
+        };
+        let env = with_event(&hooked.env, event);
+        self.hooked = Some(hooked);
+        self.hooks.ask(Job { event, env }).await;
+    }
+
+    /// Runs the hook for the tunnel's end.
+    pub(super) async fn ask_down(&mut self) {
+        if let Some(hooked) = self.hooked.take() {
+            let env = with_event(&hooked.env, Event::Down);
+            self.hooks
+                .ask(Job {
+                    event: Event::Down,
+                    env,
+                })
+                .await;
+        }
+    }
+
+    /// When the machine gets its own network back, if the hub stays away.
+    pub(super) fn fallback_at(&self) -> Option<Instant> {
+        let is_up = self.tunnel.as_ref().is_some_and(Tunnel::is_up);
+
+        self.config
+            .fallback
+            .filter(|_| is_up && self.session.is_none())
+            .map(|fallback| self.away + fallback)
+    }
+
+    pub(super) async fn fall_back(&mut self) {
+        let Some(tunnel) = &mut self.tunnel else {
+            return;
+        };
+        tracing::warn!(
+            away = ?rounded(self.away.elapsed()),
+            "the hub stays away: this machine has its own network back until it returns",
+        );
+        if let Err(error) = tunnel.withdraw().await {
+            tracing::warn!(%error, "failed to withdraw the tunnel's routes");
+            tunnel.give_up();
+        }
+        self.ask_down().await;
+    }
+
+    pub(super) async fn routes_anything(&self) -> bool {
+        match &self.tunnel {
+            Some(tunnel) => tunnel.routed().await.is_ok_and(|nets| !nets.is_empty()),
+            None => false,
+        }
+    }
+
+    /// What the device is to have for this session, unless that would cut the
+    /// machine off.
+    async fn plan(&self, session: &Session) -> Result<Plan, String> {
+        let addresses = session.addresses();
+        let around = surroundings(&self.netlink, self.tun_index(), &self.config.peernet)
+            .await
+            .unwrap_or_else(|error| {
+                tracing::debug!(%error, "failed to read this machine's networks");
+                crate::clash::Surroundings::default()
+            });
+        let clashes = around.clashes(&addresses);
+        if let Some(fatal) = clashes.iter().find(|clash| clash.is_fatal()) {
+            return Err(fatal.to_string());
+        }
+        for clash in &clashes {
+            tracing::warn!("{clash}");
+        }
+
+        let mut pools = vec![IpNet::V4(addresses.local4.trunc())];
+        pools.extend(addresses.ip6.map(|(local, _)| IpNet::V6(local.trunc())));
+        pools.retain(|pool| !clashes.iter().any(|clash| clash.forbids_route(*pool)));
+
+        let route = match self.way_to(session.hub()).await {
+            Ok(Way::Out(hop)) => hop.mtu.map(|mtu| (mtu, session.hub().ip())),
+            Ok(Way::IntoTunnel | Way::None) | Err(_) => None,
+        };
+        let mtu = common_mtu(own_mtu(self.config.mtu, route), session.meta().mtu);
+
+        Ok(Plan {
+            addresses,
+            mtu,
+            pools,
+        })
+    }
+
+    /// Makes or changes the device.
+    async fn stand(&mut self, plan: Plan) -> Result<(), TunnelError> {
+        match &mut self.tunnel {
+            None => {
+                let name = self.config.tun.as_deref();
+                self.tunnel = Some(Tunnel::create(&self.netlink, name, plan).await?);
+                Ok(())
+            }
+            Some(tunnel) if *tunnel.plan() == plan && tunnel.is_up() => Ok(()),
+            Some(tunnel) => tunnel.change(plan).await,
+        }
+    }
+
+    fn env(&self, session: &Session, tunnel: &Tunnel) -> Vec<(&'static str, String)> {
+        let addresses = session.addresses();
+        let (local6, peer6) = addresses
+            .ip6
+            .map_or_else(Default::default, |(local, peer)| {
+                (local.to_string(), peer.to_string())
+            });
+        let mut env = vec![
+            ("TUN", tunnel.name().to_owned()),
+            ("PEER_IP4", addresses.peer4.to_string()),
+            ("LOCAL_IP4", addresses.local4.to_string()),
+            ("PEER_IP6", peer6),
+            ("LOCAL_IP6", local6),
+            ("PEER_IP", addresses.peer4.addr().to_string()),
+            ("LOCAL_IP", addresses.local4.addr().to_string()),
+            ("SERVER_IP", session.hub().ip().to_string()),
+            ("SERVER_PORT", session.hub().port().to_string()),
+            ("HINT", self.hint.clone()),
+            ("MTU", tunnel.plan().mtu.to_string()),
+            ("OUT6", u8::from(session.meta().out6).to_string()),
+        ];
+        if let Ok(path) = std::env::current_exe() {
+            env.push(("DTUN", path.display().to_string()));
+        }
+        if let Ok(list) = std::env::var("DTUN_BYPASS") {
+            env.push(("DTUN_BYPASS", list));
+        }
+
+        env
+    }
+}
+
+/// Brings a time forward.
+pub(super) fn near(at: &mut Option<Instant>, when: Instant) {
+    *at = Some(at.map_or(when, |at| at.min(when)));
+}
+
+/// A duration as people read it.
+pub(super) fn rounded(duration: Duration) -> Duration {
+    if duration < Duration::from_millis(10) {
+        Duration::from_micros(duration.as_micros() as u64)
+    } else {
+        Duration::from_millis(duration.as_millis() as u64)
+    }
+}
+
+fn with_event(env: &[(&'static str, String)], event: Event) -> Vec<(&'static str, String)> {
+    let mut env = env.to_vec();
+    env.push((EVENT, event.name().to_owned()));
+
+    env
+}

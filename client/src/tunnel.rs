@@ -1,0 +1,333 @@
+//! The spoke's device, with its addresses and the routes of the hub's pools.
+//!
+//! The device is not persistent, so that whatever hangs on it goes with the
+//! process. Setting it down withdraws every route on it, a script's too, and
+//! keeps its addresses. A device that existed before us belongs to its owner:
+//! what may not be changed on it stays as it is.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use dtun_shared::device::{DeviceError, Tun};
+use dtun_shared::link::{Netlink, RouteKind, Via};
+use dtun_shared::meta::Addresses;
+use ipnet::IpNet;
+
+/// A tunnel's end on this machine.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    tun: Tun,
+    netlink: Netlink,
+    plan: Plan,
+    /// Whether the device was there before us.
+    attached: bool,
+    up: bool,
+    /// Addresses that we put on it.
+    added: Vec<IpNet>,
+}
+
+/// What the device is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) addresses: Addresses,
+    pub(crate) mtu: u16,
+    /// Pools that are routed into the device.
+    pub(crate) pools: Vec<IpNet>,
+}
+
+/// Why there is no tunnel.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TunnelError {
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error("cannot {what}: {source}")]
+    Setup {
+        what: &'static str,
+        source: io::Error,
+    },
+}
+
+impl Tunnel {
+    /// Makes the device, or attaches to the persistent one of that name, and
+    /// sets it up.
+    pub(crate) async fn create(
+        netlink: &Netlink,
+        name: Option<&str>,
+        plan: Plan,
+    ) -> Result<Self, TunnelError> {
+        let attached = match name {
+            Some(name) => netlink
+                .link(name)
+                .await
+                .map_err(setup("look for the device"))?
+                .is_some(),
+            None => false,
+        };
+        let tun = Tun::create(name.unwrap_or(ANY_NAME), false)?;
+        let mut tunnel = Self {
+            tun,
+            netlink: netlink.clone(),
+            plan,
+            attached,
+            up: false,
+            added: Vec::new(),
+        };
+        if !attached {
+            netlink
+                .quiet(tunnel.index(), tunnel.tun.name())
+                .await
+                .map_err(setup("silence the device"))?;
+        }
+        tunnel.install().await?;
+
+        Ok(tunnel)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.tun.name()
+    }
+
+    pub(crate) fn index(&self) -> u32 {
+        self.tun.index()
+    }
+
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Whether packets can be routed into the device.
+    pub(crate) fn is_up(&self) -> bool {
+        self.up
+    }
+
+    /// Reads one packet; a device that is down has none.
+    pub(crate) async fn recv(&self, buf: &mut [u8]) -> usize {
+        loop {
+            match self.tun.recv(buf).await {
+                Ok(len) => return len,
+                Err(error) => {
+                    tracing::trace!(%error, "device gives no packets");
+                    tokio::time::sleep(DOWN_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// The next packet, if one waits.
+    pub(crate) fn try_recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.tun.try_recv(buf)
+    }
+
+    pub(crate) fn try_send(&self, packet: &[u8]) -> io::Result<()> {
+        self.tun.try_send(packet)
+    }
+
+    /// Sets the device up with all that it is to have; what is there stays.
+    pub(crate) async fn install(&mut self) -> Result<(), TunnelError> {
+        let index = self.index();
+        let mtu = u32::from(self.plan.mtu);
+        let result = self.netlink.set_up(index, mtu).await;
+        self.allow(result, "set the device up")?;
+        self.up = true;
+
+        self.install_addresses().await?;
+        for pool in self.plan.pools.clone() {
+            let result = self.netlink.add_route(pool, Via::Device(index)).await;
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    tracing::warn!(%pool, "the hub's pool is routed elsewhere on this machine already");
+                }
+                result => self.allow(result, "route the hub's pool into the device")?,
+            }
+        }
+
+        Ok(())
+    }
+
+    /// Gives the device other addresses, another MTU, other pools.
+    pub(crate) async fn change(&mut self, plan: Plan) -> Result<(), TunnelError> {
+        let index = self.index();
+        if plan.addresses != self.plan.addresses {
+            for pool in &self.plan.pools {
+                let result = self.netlink.delete_route(*pool, Via::Device(index)).await;
+                self.allow(result, "remove the route of the hub's former pool")?;
+            }
+            for net in std::mem::take(&mut self.added) {
+                let result = self.netlink.remove_address(index, net).await;
+                self.allow(result, "remove a former address")?;
+            }
+        }
+        self.plan = plan;
+
+        self.install().await
+    }
+
+    /// Sets the device down, which takes every route on it away.
+    pub(crate) async fn withdraw(&mut self) -> Result<(), TunnelError> {
+        let result = self.netlink.set_down(self.index()).await;
+        self.allow(result, "set the device down")?;
+        self.up = false;
+
+        Ok(())
+    }
+
+    /// Takes the device for down, though it could not be set so.
+    pub(crate) fn give_up(&mut self) {
+        self.up = false;
+    }
+
+    /// Takes every route on the device away but those of the pools.
+    pub(crate) async fn withdraw_others(&mut self) -> Result<(), TunnelError> {
+        self.withdraw().await?;
+
+        self.install().await
+    }
+
+    /// Networks that go into the device beside the pools.
+    pub(crate) async fn routed(&self) -> io::Result<Vec<IpNet>> {
+        let mut nets: Vec<_> = self
+            .netlink
+            .routes()
+            .await?
+            .into_iter()
+            .filter(|route| {
+                route.oif == Some(self.index())
+                    && route.kind == RouteKind::Unicast
+                    && route.protocol != KERNEL
+                    && !self.plan.pools.contains(&route.net)
+            })
+            .map(|route| route.net)
+            .collect();
+        nets.sort_unstable();
+        nets.dedup();
+
+        Ok(nets)
+    }
+
+    /// Takes away what we put on a device that stays.
+    pub(crate) async fn remove(mut self) -> Result<(), TunnelError> {
+        if !self.attached {
+            return Ok(()); // It goes with its descriptor.
+        }
+        let index = self.index();
+        for pool in &self.plan.pools {
+            let result = self.netlink.delete_route(*pool, Via::Device(index)).await;
+            self.allow(result, "remove the route of the hub's pool")?;
+        }
+        for net in std::mem::take(&mut self.added) {
+            let result = self.netlink.remove_address(index, net).await;
+            self.allow(result, "remove an address")?;
+        }
+
+        Ok(())
+    }
+
+    async fn install_addresses(&mut self) -> Result<(), TunnelError> {
+        let index = self.index();
+        let addresses = self.plan.addresses;
+        let present = self
+            .netlink
+            .addresses(index)
+            .await
+            .map_err(setup("read the device's addresses"))?;
+        let is_present = |ip: IpAddr| present.iter().any(|net| net.addr() == ip);
+
+        let (local, peer) = (addresses.local4.addr(), addresses.peer4.addr());
+        if !is_present(local.into()) {
+            let result = self.netlink.add_address_ptp4(index, local, peer).await;
+            self.allow(result, "give the device its IPv4 address")?;
+            self.added.push(IpAddr::V4(local).into());
+        }
+        let Some((local, peer)) = addresses.ip6 else {
+            return Ok(());
+        };
+        if !is_present(local.addr().into()) {
+            let result = self
+                .netlink
+                .add_address6(index, local.addr(), Some(peer.addr()))
+                .await;
+            match result {
+                Ok(()) => self.added.push(IpAddr::V6(local.addr()).into()),
+                // Switched off by sysctl, or not in the kernel.
+                Err(error) => tracing::warn!(
+                    %error,
+                    "this machine takes no IPv6 address: the tunnel carries IPv4 only",
+                ),
+            }
+        }
+
+        Ok(())
+    }
+
+    /// Passes errors on, but for rights that an attached device does not give.
+    fn allow(&self, result: io::Result<()>, what: &'static str) -> Result<(), TunnelError> {
+        match result {
+            Err(error) if self.attached && error.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::warn!(device = self.name(), "not allowed to {what}: left as it is");
+                Ok(())
+            }
+            result => result.map_err(setup(what)),
+        }
+    }
+}
+
+/// The inner MTU: what the user said, else no more than the route to the hub
+/// carries in one piece; never less than IPv6 needs.
+pub(crate) fn own_mtu(told: Option<u16>, route: Option<(u32, IpAddr)>) -> u16 {
+    let fits = route.map_or(u32::from(DEFAULT_MTU), |(mtu, hub)| {
+        let headers = match hub {
+            IpAddr::V4(_) => 20 + 8,
+            IpAddr::V6(_) => 40 + 8,
+        };
+        mtu.saturating_sub(headers + RECORD_OVERHEAD)
+    });
+    let fits = u16::try_from(fits).unwrap_or(u16::MAX).min(DEFAULT_MTU);
+
+    told.unwrap_or(fits).max(LEAST_MTU)
+}
+
+/// The lower of both ends' MTUs.
+pub(crate) fn common_mtu(own: u16, hub: Option<u16>) -> u16 {
+    hub.map_or(own, |hub| own.min(hub)).max(LEAST_MTU)
+}
+
+fn setup(what: &'static str) -> impl FnOnce(io::Error) -> TunnelError {
+    move |source| TunnelError::Setup { what, source }
+}
+
+const ANY_NAME: &str = "dtun%d";
+const DEFAULT_MTU: u16 = 1400;
+
+/// A device below it loses its IPv6 addresses.
+const LEAST_MTU: u16 = 1280;
+
+/// Header, explicit nonce and the longest tag.
+const RECORD_OVERHEAD: u32 = 13 + 8 + 16;
+
+/// In /etc/iproute2/rt_protos: routes that come with an address.
+const KERNEL: u8 = 2;
+
+/// How often a device that is down is looked at.
+const DOWN_PAUSE: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mtu_is_1400_or_what_the_route_carries_and_never_under_1280() {
+        let v4: IpAddr = "192.0.2.1".parse().unwrap();
+        let v6: IpAddr = "2001:db8::1".parse().unwrap();
+
+        assert_eq!(own_mtu(None, None), 1400);
+        assert_eq!(own_mtu(None, Some((1500, v4))), 1400);
+        assert_eq!(own_mtu(None, Some((1400, v4))), 1335);
+        assert_eq!(own_mtu(None, Some((1400, v6))), 1315);
+        assert_eq!(own_mtu(None, Some((1280, v6))), 1280);
+        assert_eq!(own_mtu(Some(1500), Some((1400, v4))), 1500);
+        assert_eq!(common_mtu(1400, Some(1300)), 1300);
+        assert_eq!(common_mtu(1400, Some(576)), 1280);
+        assert_eq!(common_mtu(1400, None), 1400);
+    }
+}

@@ -1,0 +1,135 @@
+//! The machine's way to the hub, outside the tunnel.
+
+use std::io;
+use std::net::IpAddr;
+
+use dtun_shared::link::{Hop, Netlink};
+use ipnet::IpNet;
+
+use crate::clash::Surroundings;
+
+/// How the kernel sends a datagram to one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By a link that is not ours.
+    Out(Hop),
+    /// Into our own device.
+    IntoTunnel,
+    None,
+}
+
+/// What would make a new dial worth while when it changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Network {
+    ways: Vec<(u32, Option<IpAddr>, Option<IpAddr>)>,
+    addresses: Vec<IpNet>,
+}
+
+/// The way to `ip`; `tun` is our device.
+pub(crate) async fn way_to(netlink: &Netlink, ip: IpAddr, tun: Option<u32>) -> io::Result<Way> {
+    Ok(match netlink.route_to(ip).await? {
+        Some(hop) if Some(hop.oif) == tun => Way::IntoTunnel,
+        Some(hop) => Way::Out(hop),
+        None => Way::None,
+    })
+}
+
+impl Network {
+    /// Takes the network's picture as far as it matters for reaching `hubs`.
+    pub(crate) async fn look(
+        netlink: &Netlink,
+        hubs: impl Iterator<Item = IpAddr>,
+        tun: Option<u32>,
+    ) -> io::Result<Self> {
+        let mut ways = Vec::new();
+        for ip in hubs {
+            if let Way::Out(hop) = way_to(netlink, ip, tun).await? {
+                ways.push((hop.oif, hop.gateway, hop.source));
+            }
+        }
+        let mut addresses: Vec<_> = netlink
+            .all_addresses()
+            .await?
+            .into_iter()
+            .filter(|(index, net)| Some(*index) != tun && is_global(net.addr()))
+            .map(|(_, net)| net)
+            .collect();
+        addresses.sort_unstable();
+
+        Ok(Self { ways, addresses })
+    }
+
+    /// Whether what came after `before` gives reason to dial at once.
+    pub(crate) fn is_better_than(&self, before: &Self) -> bool {
+        let more = |now: &IpNet| !before.addresses.contains(now);
+
+        self.ways.iter().any(|way| !before.ways.contains(way)) || self.addresses.iter().any(more)
+    }
+}
+
+/// What this machine has beside the tunnel, for comparing with the hub's pools.
+pub(crate) async fn surroundings(
+    netlink: &Netlink,
+    tun: Option<u32>,
+    peernet: &[IpNet],
+) -> io::Result<Surroundings> {
+    let links = netlink.links().await?;
+    let name = |index| {
+        links
+            .iter()
+            .find(|link| link.index == index)
+            .map_or_else(|| format!("link {index}"), |link| link.name.clone())
+    };
+    let own = netlink
+        .all_addresses()
+        .await?
+        .into_iter()
+        .filter(|(index, net)| Some(*index) != tun && is_global(net.addr()))
+        .map(|(index, net)| (net, name(index)))
+        .collect();
+    let mut gateways: Vec<_> = netlink
+        .routes()
+        .await?
+        .into_iter()
+        .filter(|route| route.oif != tun)
+        .filter_map(|route| route.gateway)
+        .collect();
+    gateways.sort_unstable();
+    gateways.dedup();
+
+    Ok(Surroundings {
+        own,
+        gateways,
+        peernet: peernet.to_vec(),
+    })
+}
+
+/// Whether an address has a meaning beyond its host and link.
+fn is_global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(gateway: &str, addresses: &[&str]) -> Network {
+        Network {
+            ways: vec![(2, Some(gateway.parse().unwrap()), None)],
+            addresses: addresses.iter().map(|net| net.parse().unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_new_gateway_or_address_is_reason_to_dial_and_a_loss_is_not() {
+        let before = network("192.0.2.1", &["192.0.2.7/24", "2001:db8::7/64"]);
+
+        assert!(network("192.0.2.2", &["192.0.2.7/24"]).is_better_than(&before));
+        assert!(network("192.0.2.1", &["192.0.2.8/24"]).is_better_than(&before));
+        assert!(!network("192.0.2.1", &["192.0.2.7/24"]).is_better_than(&before));
+        assert!(!Network::default().is_better_than(&before));
+    }
+}
