@@ -310,3 +310,6 @@ const MAX_EARLY: usize = 8;
 /// Room for the largest datagram shown to the library: three messages, each
 /// in a record of its own. The library's buffer is 8192 bytes long.
 const _: () = assert!(MAX_MESSAGE + 2 * 512 < 8192);
+
+#[cfg(test)]
+mod tests;
