@@ -89,6 +89,7 @@ impl Hub {
         tokio::pin!(stop);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut report = interval(REPORT);
 
         loop {
             tokio::select! {
@@ -98,6 +99,9 @@ impl Hub {
                     None => return self.wire_failed().await,
                 },
                 _ = tick.tick() => self.handle_tick().await,
+                _ = report.tick() => {
+                    tracing::debug!(dropped = %self.shared.counters, sessions = self.kept.len(), "so far");
+                }
             }
             self.memory.flush(&self.leases).await;
         }
@@ -208,8 +212,9 @@ impl Hub {
         self.kept.clear();
 
         self.hooks.run_all_down(&self.leases, &mut self.ports).await;
-        for (_, port) in self.ports.drain() {
-            port.delete(&self.netlink).await;
+        let ports = self.ports.drain().map(|(_, port)| port).collect();
+        if let Err(error) = Port::delete_all(ports, &self.netlink).await {
+            tracing::warn!(%error, "devices not deleted");
         }
         for pool in self.leases.pools().networks() {
             if let Err(error) = self.netlink.delete_route(pool, BLACKHOLE).await {
@@ -255,6 +260,7 @@ fn now() -> u64 {
 const BLACKHOLE: Via = Via::Blackhole { metric: 65_535 };
 
 const TICK: Duration = Duration::from_millis(500);
+const REPORT: Duration = Duration::from_secs(3600);
 
 /// Away from the small numbers that `ping` takes from process ids.
 const ECHO_ID: u16 = 0xd700;

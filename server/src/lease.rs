@@ -78,7 +78,7 @@ impl Leases {
         }
     }
 
-    /// The name of the lowest number that no lease and no link of the machine has.
+    /// The name of the lowest number that no lease and none of `links` has.
     pub(crate) fn free_device(&self, links: &HashSet<String>) -> String {
         let named: HashSet<_> = self
             .by_hint

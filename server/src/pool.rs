@@ -98,8 +98,6 @@ pub(crate) struct Taken {
 /// Why a network can't be a pool. Each text ends with what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PoolError {
-    #[error("{given} is an address inside a network: write {network}")]
-    HostBits { given: IpNet, network: IpNet },
     #[error("{net} is too small for a hub and a spoke: use a /{least} or larger")]
     TooSmall { net: IpNet, least: u8 },
     #[error("{0} holds no unicast addresses: use a private network such as {1}")]
@@ -116,17 +114,9 @@ pub(crate) enum PoolError {
 
 /// Returns why the owner's network can't be a pool, if it can't.
 ///
-/// Host bits are refused, but for the first address: `10.0.0.1/24`, the hub's
-/// own, is how many people write a network.
+/// Host bits are skipped: `10.0.0.1/24` is how many people write a network.
 pub(crate) fn check(net: IpNet, taken: &[Taken]) -> Result<(), PoolError> {
     let network = net.trunc();
-
-    if net != network && net != first(network) {
-        return Err(PoolError::HostBits {
-            given: net,
-            network,
-        });
-    }
     let least = net.max_prefix_len() - 2;
     if net.prefix_len() > least {
         return Err(PoolError::TooSmall {
@@ -225,19 +215,6 @@ fn last_slot(net: IpNet) -> u32 {
     }
 }
 
-fn first(network: IpNet) -> IpNet {
-    match network {
-        IpNet::V4(net) => {
-            let ip = net.network().to_bits() | HUB;
-            IpNet::V4(with_prefix4(Ipv4Addr::from_bits(ip), net.prefix_len()))
-        }
-        IpNet::V6(net) => {
-            let ip = net.network().to_bits() | u128::from(HUB);
-            IpNet::V6(with_prefix6(Ipv6Addr::from_bits(ip), net.prefix_len()))
-        }
-    }
-}
-
 fn with_prefix4(ip: Ipv4Addr, prefix_len: u8) -> Ipv4Net {
     Ipv4Net::new(ip, prefix_len).expect("a prefix length taken from a network is valid")
 }
@@ -320,15 +297,6 @@ mod tests {
                 Err(PoolError::TooSmall { .. })
             ));
         }
-    }
-
-    #[test]
-    fn host_bits_are_refused_but_for_the_hubs_address() {
-        assert_eq!(check(net("10.0.0.1/24"), &[]), Ok(()));
-        assert_eq!(
-            check(net("10.0.0.5/24"), &[]).unwrap_err().to_string(),
-            "10.0.0.5/24 is an address inside a network: write 10.0.0.0/24"
-        );
     }
 
     #[test]

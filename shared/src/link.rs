@@ -21,9 +21,11 @@ use std::io;
 use std::path::Path;
 
 use futures_util::TryStreamExt;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 
 pub use address::Address;
@@ -88,6 +90,16 @@ impl Netlink {
         let result = self.handle.link().del(index).execute().await;
 
         absent(result.map_err(errno), &[libc::ENODEV]).map(|_| ())
+    }
+
+    /// Deletes every link of a group, in the time that one alone takes.
+    pub async fn delete_group(&self, group: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Group(group));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::DelLink(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+
+        absent(self.acknowledged(request).await, &[libc::ENODEV]).map(|_| ())
     }
 
     /// Sets a link up with that MTU.

@@ -1,5 +1,6 @@
 //! From a finished handshake to a session that speaks for its hint.
 
+use std::collections::HashSet;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -134,7 +135,7 @@ impl Hub {
         })
     }
 
-    /// Makes the device of a lease that has none.
+    /// Makes the device of a lease, unless it is there.
     pub(super) async fn open_port(&mut self, hint: &str) -> Result<(), DeviceError> {
         if self.ports.contains_key(hint) {
             return Ok(());
@@ -142,11 +143,9 @@ impl Hub {
         let Some(lease) = self.leases.get(hint).cloned() else {
             return Ok(());
         };
-        let links = self.netlink.links().await?;
-        let links = links.into_iter().map(|link| link.name).collect();
         let name = match lease.device {
             Some(name) => name,
-            None => self.leases.free_device(&links),
+            None => self.free_device().await?,
         };
         let plan = |name| Plan {
             name,
@@ -158,7 +157,7 @@ impl Hub {
         let port = match Port::open(&self.netlink, &self.shared, plan(&name)).await {
             // Somebody else has taken the name since the state was written.
             Err(DeviceError::Busy(_)) => {
-                let other = self.leases.free_device(&links);
+                let other = self.free_device().await?;
                 Port::open(&self.netlink, &self.shared, plan(&other)).await?
             }
             result => result?,
@@ -173,6 +172,17 @@ impl Hub {
         self.memory.touch();
 
         Ok(())
+    }
+
+    async fn free_device(&self) -> std::io::Result<String> {
+        let mut links = HashSet::new();
+        loop {
+            let name = self.leases.free_device(&links);
+            if self.netlink.link(&name).await?.is_none() {
+                return Ok(name);
+            }
+            links.insert(name);
+        }
     }
 
     async fn reaches_ip6(&self) -> bool {

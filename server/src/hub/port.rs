@@ -1,7 +1,9 @@
 //! The device of a lease, on the machine: made or attached to, addressed,
 //! carried, deleted.
 
+use std::collections::HashSet;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use dtun_shared::device::{DeviceError, Tun};
@@ -101,6 +103,23 @@ impl Port {
         }
     }
 
+    /// Deletes every device at once, if no other hub has one in the group.
+    pub(super) async fn delete_all(ports: Vec<Self>, netlink: &Netlink) -> io::Result<()> {
+        let ours: HashSet<_> = ports.iter().map(|port| port.tun.index()).collect();
+        let group = netlink.links_in_group(GROUP).await?;
+        if group.iter().all(|link| ours.contains(&link.index)) {
+            for port in &ports {
+                port.task.abort();
+            }
+            return netlink.delete_group(GROUP).await;
+        }
+        for port in ports {
+            port.delete(netlink).await;
+        }
+
+        Ok(())
+    }
+
     /// Deletes the device and with it its addresses and routes.
     pub(super) async fn delete(self, netlink: &Netlink) {
         self.task.abort();
@@ -110,19 +129,53 @@ impl Port {
     }
 }
 
+/// Takes from the devices of an earlier run what it left on them: addresses of
+/// another pool, routes of sessions that died with it. A route that the owner
+/// has set by hand is not `proto static` and stays.
+pub(super) async fn clean(
+    netlink: &Netlink,
+    ports: &HashSet<u32>,
+    hub: Addresses,
+) -> io::Result<()> {
+    for (index, net) in netlink.all_addresses().await? {
+        let ours = match net.addr() {
+            IpAddr::V4(ip) => ip == hub.ip4.addr(),
+            IpAddr::V6(ip) => hub.ip6.is_some_and(|hub| hub.addr() == ip),
+        };
+        if ports.contains(&index) && !ours {
+            netlink.remove_address(index, net).await?;
+        }
+    }
+    for route in netlink.routes().await? {
+        let Some(index) = route.oif.filter(|index| ports.contains(index)) else {
+            continue;
+        };
+        if route.protocol == PROTO_STATIC && route.gateway.is_none() {
+            netlink.delete_route(route.net, Via::Device(index)).await?;
+        }
+    }
+
+    Ok(())
+}
+
 /// Deletes devices of earlier runs that no lease names; those that another hub
 /// on this machine holds stay.
 pub(super) async fn delete_strays(
     netlink: &Netlink,
     named: impl Fn(&str) -> bool,
 ) -> io::Result<()> {
-    for link in netlink.links_in_group(GROUP).await? {
-        if named(&link.name) || matches!(Tun::create(&link.name, false), Err(DeviceError::Busy(_)))
-        {
-            continue;
-        }
+    let mut group = netlink.links_in_group(GROUP).await?;
+    let all = group.len();
+    group.retain(|link| {
+        !named(&link.name) && !matches!(Tun::create(&link.name, false), Err(DeviceError::Busy(_)))
+    });
+    tracing::debug!(devices = group.len(), "stray devices");
+
+    if group.len() == all {
+        return netlink.delete_group(GROUP).await;
+    }
+    for link in group {
         netlink.delete_link(link.index).await?;
-        tracing::debug!(device = link.name, "stray device deleted");
     }
 
     Ok(())
@@ -154,17 +207,6 @@ async fn configure(netlink: &Netlink, tun: &Tun, plan: Plan<'_>) -> io::Result<(
     netlink.set_alias(index, plan.hint).await?;
     netlink.quiet(index, plan.name).await?;
 
-    let ends = [
-        Some(IpNet::from(std::net::IpAddr::V4(plan.hub.ip4.addr()))),
-        plan.hub
-            .ip6
-            .map(|net| IpNet::from(std::net::IpAddr::V6(net.addr()))),
-    ];
-    for old in netlink.addresses(index).await? {
-        if !ends.contains(&Some(old)) {
-            netlink.remove_address(index, old).await?;
-        }
-    }
     netlink
         .add_address_ptp4(index, plan.hub.ip4.addr(), plan.lease.ip4.addr())
         .await?;
@@ -179,3 +221,6 @@ async fn configure(netlink: &Netlink, tun: &Tun, plan: Plan<'_>) -> io::Result<(
 
 /// The link group of every hub's devices, "dt" in ASCII: `ip link show group 25716`.
 pub(super) const GROUP: u32 = 0x6474;
+
+/// As in /etc/iproute2/rt_protos.
+const PROTO_STATIC: u8 = 4;

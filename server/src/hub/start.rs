@@ -121,6 +121,11 @@ impl Hub {
             }
         }
 
+        let hub = self.leases.pools().hub();
+        let indexes: HashSet<_> = self.ports.values().map(|port| port.tun.index()).collect();
+        if let Err(error) = port::clean(&self.netlink, &indexes, hub).await {
+            tracing::warn!(%error, "addresses and routes of an earlier run not removed");
+        }
         let open: HashSet<_> = self.ports.values().map(|port| port.tun.name()).collect();
         let gone = |name: &str| named.contains(name) && !open.contains(name);
         if let Err(error) = port::delete_strays(&self.netlink, |name| !gone(name)).await {
