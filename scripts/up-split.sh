@@ -40,10 +40,10 @@ up() {
         echo "$(host "$SERVER_IP") $server"
         for half in $halves; do echo "$half dev $TUN"; done
     } >"$own.new"
-    renew "$own" each
+    said=$(renew "$own" each)
     while read -r net route; do
         ip "$(family "$net")" -o route list exact "$net" | grep -qF "dev ${route##*dev } " ||
-            fail "$net cannot be routed $route"
+            fail "$net cannot be routed $route: $said"
     done <"$own"
 
     bypass
@@ -58,7 +58,7 @@ bypass() {
     fault=
     file=${DTUN_BYPASS:-/dev/null}
     [ -r "$file" ] || fault="cannot read the bypass list $file" file=/dev/null
-    counts=$(networks "$way4" "$way6" <"$file" 2>&1 >"$list.new")
+    counts=$(networks "$way4" "$way6" <"$file" 2>&1 >"$list.new") || fail "$counts"
     said=$(renew "$list" bulk)
     failed=$(echo "$said" | grep -c 'Command failed' || :)
     there=$(echo "$said" | grep -c 'File exists' || :)
@@ -166,7 +166,7 @@ networks() {
                 if (octet[i] !~ /^[0-9][0-9]?[0-9]?$/ || octet[i] > 255) return ""
                 sum = sum * 256 + octet[i]
             }
-            size = 2 ^ (32 - length_)
+            for (size = 1; length_ < 32; length_++) size *= 2
             sum -= sum % size
             return int(sum / 16777216) "." int(sum / 65536) % 256 "." int(sum / 256) % 256 "." sum % 256
         }

@@ -27,4 +27,5 @@ mod lossy;
 mod peernets;
 mod pools;
 mod reconnect;
+mod split;
 mod spokes;
