@@ -1,0 +1,171 @@
+//! Drives what the fuzz targets call, with bytes near to real ones.
+
+#[path = "../fuzz/src/lib.rs"]
+pub mod entries;
+
+use dtun_shared::dtls::header::{ContentType, emit_plaintext};
+use dtun_shared::dtls::message::{
+    ClientKeyExchange, Finished, Fragment, HandshakeType, ServerHello, emit_message,
+};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(any::<u8>(), 0..300)
+}
+
+/// Some bytes of a seed changed, a piece cut out or doubled.
+fn mutated(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    let changes = prop::collection::vec((any::<Index>(), any::<u8>()), 0..6);
+    let piece = prop::option::of((any::<Index>(), 0usize..40, any::<bool>()));
+    (prop::sample::select(seeds), changes, piece).prop_map(|(mut seed, changes, piece)| {
+        for (at, byte) in changes {
+            let at = at.index(seed.len());
+            seed[at] = byte;
+        }
+        if let Some((at, len, double)) = piece {
+            let at = at.index(seed.len());
+            let piece = at..(at + len).min(seed.len());
+            if double {
+                let copy = seed[piece].to_vec();
+                seed.splice(at..at, copy);
+            } else {
+                seed.drain(piece);
+            }
+        }
+        seed
+    })
+}
+
+/// Handshake records' bodies of all that a PSK handshake says.
+fn messages() -> Vec<Vec<u8>> {
+    let mut bodies = Vec::new();
+    let mut body = Vec::new();
+    let hello = ServerHello {
+        random: [3; 32],
+        session_id: &[1, 2, 3],
+        suite: 0x00A8,
+        extended_master_secret: true,
+        renegotiation_info: true,
+    };
+    hello.emit(&mut body);
+    bodies.push((HandshakeType::ServerHello, body));
+    bodies.push((HandshakeType::ServerHelloDone, Vec::new()));
+    let mut body = Vec::new();
+    ClientKeyExchange {
+        identity: b"laptop",
+    }
+    .emit(&mut body);
+    bodies.push((HandshakeType::ClientKeyExchange, body));
+    let mut body = Vec::new();
+    Finished {
+        verify_data: [9; 12],
+    }
+    .emit(&mut body);
+    bodies.push((HandshakeType::Finished, body));
+
+    let mut messages = vec![entries::client_hello(b"cookie", 1)[13..].to_vec()];
+    let mut flight = Vec::new();
+    for (message_seq, (kind, body)) in (2..).zip(&bodies) {
+        let mut message = Vec::new();
+        emit_message(*kind, message_seq, body, &mut message);
+        flight.extend_from_slice(&message);
+        messages.push(message);
+    }
+    messages.push(flight);
+    let mut pieces = Vec::new();
+    for offset in [4, 0] {
+        let piece = Fragment {
+            kind: HandshakeType::ClientKeyExchange,
+            total: 8,
+            message_seq: 2,
+            offset,
+            body: &[0, 6, b'l', b'a'],
+        };
+        piece.emit(&mut pieces);
+    }
+    messages.push(pieces);
+
+    messages
+}
+
+fn datagrams() -> Vec<Vec<u8>> {
+    let mut datagrams = vec![entries::client_hello(&[], 0)];
+    for message in messages() {
+        let mut datagram = Vec::new();
+        emit_plaintext(ContentType::Handshake, 2, &message, &mut datagram);
+        emit_plaintext(ContentType::ChangeCipherSpec, 3, &[1], &mut datagram);
+        emit_plaintext(ContentType::Handshake, 0, &[5; 40], &mut datagram);
+        // The last record is the Finished, of epoch 1.
+        let epoch = datagram.len() - 40 - 13 + 4;
+        datagram[epoch] = 1;
+        datagrams.push(datagram);
+    }
+    let framed: Vec<Vec<u8>> = datagrams
+        .iter()
+        .map(|datagram| {
+            let len = datagram.len() as u16;
+            [&len.to_be_bytes()[..], datagram].concat()
+        })
+        .collect();
+    datagrams.extend(framed);
+
+    datagrams
+}
+
+fn metas() -> Vec<Vec<u8>> {
+    [
+        r#"{"Local4":"10.0.0.2/24","Peer4":"10.0.0.1/24","Local6":"fc00::2/120","Peer6":"fc00::1/120","Routes":"","Ext":1,"Mtu":1400,"Out6":true}"#,
+        r#"{"Error":"address pool 10.0.0.0/24 is full"}"#,
+        r#"{"Routes":"10.1.0.0/16,fd00::/64","Ext":1,"Mtu":1280}"#,
+        r#"{"Routes":"empty"}"#,
+        r#"{"Ping":7}"#,
+        r#"{"Refused":[{"Net":"0.0.0.0/0","Why":"a default route"}]}"#,
+    ]
+    .map(|json| json.as_bytes().to_vec())
+    .into()
+}
+
+proptest! {
+    #[test]
+    fn records_hold_what_they_promise(
+        bytes in prop_oneof![bytes(), mutated(datagrams())],
+    ) {
+        entries::records(&bytes);
+    }
+
+    #[test]
+    fn messages_hold_what_they_promise(
+        bytes in prop_oneof![1 => bytes(), 3 => mutated(messages())],
+    ) {
+        entries::messages(&bytes);
+    }
+
+    #[test]
+    fn metas_hold_what_they_promise(
+        bytes in prop_oneof![1 => bytes(), 5 => mutated(metas())],
+    ) {
+        entries::meta(&bytes);
+    }
+
+    #[test]
+    fn the_hub_keeps_its_promises_for_every_datagram(
+        bytes in prop_oneof![1 => bytes(), 5 => mutated(datagrams())],
+    ) {
+        entries::datagram(&bytes);
+    }
+}
+
+#[test]
+fn seeds_hold_unmutated() {
+    for seed in datagrams() {
+        entries::records(&seed);
+        entries::datagram(&seed);
+    }
+    for seed in messages() {
+        entries::messages(&seed);
+    }
+    for seed in metas() {
+        entries::meta(&seed);
+    }
+}
