@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::sys;
@@ -48,11 +49,12 @@ impl Tun {
         self.index
     }
 
-    /// Reads one packet. A device that was set down gives `EBADFD` until it is
-    /// up again; one that was deleted gives it for ever.
+    /// Reads one packet. A device that is down has none; one that was deleted
+    /// says `EBADFD` for ever.
     pub async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
-            let mut ready = self.io.readable().await?;
+            // A deleted device is no more than an error to poll.
+            let mut ready = self.io.ready(Interest::READABLE | Interest::ERROR).await?;
             if let Ok(result) = ready.try_io(|io| io.get_ref().read(buf)) {
                 return result;
             }
@@ -263,6 +265,26 @@ mod tests {
             socket.send_to(b"out", "10.0.0.2:700").await.unwrap();
             let received = timeout(Duration::from_secs(5), tun.recv(&mut [0; 2048])).await;
             received.unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_device_that_is_down_is_silent_and_a_deleted_one_tells() {
+        isolated(|netlink| async move {
+            let tun = Tun::create("dtun%d", true).unwrap();
+            prepare(&netlink, &tun).await;
+            netlink.set_down(tun.index()).await.unwrap();
+            let mut buf = [0; 2048];
+            let silent = timeout(Duration::from_millis(20), tun.recv(&mut buf)).await;
+            assert!(silent.is_err(), "{silent:?}");
+
+            let (received, ()) =
+                tokio::join!(timeout(Duration::from_secs(5), tun.recv(&mut buf)), async {
+                    netlink.delete_link(tun.index()).await.unwrap()
+                },);
+
+            let deleted = received.unwrap().unwrap_err();
+            assert_eq!(deleted.raw_os_error(), Some(libc::EBADFD));
         });
     }
 

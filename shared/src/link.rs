@@ -43,7 +43,10 @@ impl Netlink {
     /// Opens the socket and spawns the task that serves it; the task ends with
     /// the last clone.
     pub fn new() -> io::Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
+        // Strict requests let the kernel pick the addresses of one link; before
+        // Linux 4.20 it sends them all.
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
+            .or_else(|_| rtnetlink::new_connection())?;
         tokio::spawn(connection);
 
         Ok(Self { handle })

@@ -279,6 +279,21 @@ mod tests {
     }
 
     #[test]
+    fn ipv4_is_served_where_ipv6_is_switched_off() {
+        isolated(|_| async {
+            let switch = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
+            std::fs::write(switch, "1").unwrap();
+            let hub = UdpSocket::listen("[::]:443".parse().unwrap()).unwrap();
+            let spoke = UdpSocket::connect("127.0.0.1:443".parse().unwrap()).unwrap();
+
+            ask(&spoke).await;
+            answer(&hub).await;
+
+            assert_eq!(recv_soon(&spoke).await.unwrap().0, 6);
+        });
+    }
+
+    #[test]
     fn an_ipv4_only_listener_answers_too() {
         isolated(|netlink| async move {
             add_to_lo(&netlink, &["192.0.2.1"]).await;

@@ -11,6 +11,7 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::route::RouteType;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::AddressGetRequest;
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
@@ -41,7 +42,8 @@ impl Netlink {
             .await
     }
 
-    /// Waits until every IPv6 address of a link that is up is in use.
+    /// Waits until every IPv6 address of a link that is up is in use; one that
+    /// is not within a second is `TimedOut`.
     ///
     /// The kernel inserts their routes a moment after the address is there, or
     /// the link is up; until then a route via the peer is refused.
@@ -49,11 +51,12 @@ impl Netlink {
         if self.link_by_index(index).await?.is_none_or(|link| !link.up) {
             return Ok(());
         }
-        let addresses = self.address_list().await?;
+        let mut addresses = self.addresses_on(index).await?;
+        addresses.retain(|address| address.net.addr().is_ipv6());
 
         let settled = async {
             for address in addresses {
-                while address.index == index && !self.is_used(address).await? {
+                while !self.is_used(address).await? {
                     time::sleep(POLL).await;
                 }
             }
@@ -77,13 +80,9 @@ impl Netlink {
 
     /// The addresses of one link, each with its prefix length.
     pub async fn addresses(&self, index: u32) -> io::Result<Vec<IpNet>> {
-        let all = self.address_list().await?;
+        let found = self.addresses_on(index).await?;
 
-        Ok(all
-            .into_iter()
-            .filter(|address| address.index == index)
-            .map(|address| address.net)
-            .collect())
+        Ok(found.into_iter().map(|address| address.net).collect())
     }
 
     /// The addresses of every link, by index.
@@ -98,9 +97,20 @@ impl Netlink {
 
     /// The addresses of every link, with the other end of those that have one.
     pub async fn address_list(&self) -> io::Result<Vec<Address>> {
-        self.handle
-            .address()
-            .get()
+        self.dump(self.handle.address().get()).await
+    }
+
+    /// The addresses of one link, with the other end of those that have one.
+    pub async fn addresses_on(&self, index: u32) -> io::Result<Vec<Address>> {
+        let mut request = self.handle.address().get().set_link_index_filter(index);
+        request.message_mut().header.index = index;
+        let found = self.dump(request).await;
+
+        absent(found, &[libc::ENODEV]).map(Option::unwrap_or_default)
+    }
+
+    async fn dump(&self, request: AddressGetRequest) -> io::Result<Vec<Address>> {
+        request
             .execute()
             .map_err(errno)
             .try_filter_map(|message| async move { Ok(Address::parse(&message)) })
@@ -110,7 +120,7 @@ impl Netlink {
 
     /// Whether the kernel has the routes that belong to an address.
     async fn is_used(&self, address: Address) -> io::Result<bool> {
-        let local = self.lookup(address.net.addr()).await?;
+        let local = self.lookup(address.net.addr(), Some(address.index)).await?;
         if local.is_none_or(|route| route.header.kind != RouteType::Local) {
             return Ok(false);
         }
@@ -263,6 +273,30 @@ mod tests {
                 netlink.remove_address(index, net6).await.unwrap();
             }
             assert_eq!(netlink.addresses(index).await.unwrap(), []);
+        });
+    }
+
+    #[test]
+    fn an_ipv6_address_is_in_use_once_it_has_settled() {
+        isolated(|netlink| async move {
+            let tun = Tun::create("dtun%d", false).unwrap();
+            let index = tun.index();
+            netlink.quiet(index, tun.name()).await.unwrap();
+            let peer = "fc00::2".parse().unwrap();
+            netlink
+                .add_address6(index, "fc00::1".parse().unwrap(), Some(peer))
+                .await
+                .unwrap();
+            netlink.settle(index).await.unwrap();
+            assert_eq!(netlink.route_to(peer.into()).await.unwrap(), None);
+
+            for _ in 0..5 {
+                netlink.set_up(index, 1400).await.unwrap();
+                netlink.settle(index).await.unwrap();
+                let hop = netlink.route_to(peer.into()).await.unwrap();
+                assert_eq!(hop.map(|hop| hop.oif), Some(index));
+                netlink.set_down(index).await.unwrap();
+            }
         });
     }
 

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use ipnet::IpNet;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
-    RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::{
@@ -75,7 +75,7 @@ impl Netlink {
     /// How the kernel would send a packet to `destination`, as `ip route get`;
     /// `None` where it would not.
     pub async fn route_to(&self, destination: IpAddr) -> io::Result<Option<Hop>> {
-        let found = self.lookup(destination).await?;
+        let found = self.lookup(destination, None).await?;
         let Some(mut hop) = found.as_ref().and_then(Hop::parse) else {
             return Ok(None);
         };
@@ -86,15 +86,22 @@ impl Netlink {
         Ok(Some(hop))
     }
 
-    /// The kernel's answer to `ip route get`.
-    pub(super) async fn lookup(&self, destination: IpAddr) -> io::Result<Option<RouteMessage>> {
+    /// The kernel's answer to `ip route get`; link-local destinations mean
+    /// something on a link only.
+    pub(super) async fn lookup(
+        &self,
+        destination: IpAddr,
+        link: Option<u32>,
+    ) -> io::Result<Option<RouteMessage>> {
         let mut request = RouteMessage::default();
         request.header.address_family = family(destination);
         request.header.destination_prefix_length = IpNet::from(destination).prefix_len();
-        request.header.flags = RouteFlags::LookupTable;
         request
             .attributes
             .push(RouteAttribute::Destination(destination.into()));
+        if matches!(destination, IpAddr::V6(ip) if ip.is_unicast_link_local()) {
+            request.attributes.extend(link.map(RouteAttribute::Oif));
+        }
 
         let found = self.handle.route().get(request).execute().try_next().await;
 
