@@ -142,6 +142,11 @@ impl Tunnel {
             }
         }
 
+        // Else a hook's route via the hub's IPv6 address may be refused.
+        if let Err(error) = self.netlink.settle(index).await {
+            tracing::debug!(%error, "IPv6 addresses not in use yet");
+        }
+
         Ok(())
     }
 
