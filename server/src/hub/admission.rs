@@ -72,8 +72,7 @@ impl Hub {
             self.watch_fight(session, &old);
         }
         self.end_older(session).await;
-        self.hooks
-            .run_up(&session.hint, &self.leases, &mut self.ports);
+        self.hooks.run_up(session, &self.leases, &mut self.ports);
     }
 
     /// The inner MTU towards this peer: what was asked for, or what fits the

@@ -9,13 +9,14 @@ use tokio::task::JoinSet;
 
 use crate::hub::port::Port;
 use crate::lease::Leases;
+use crate::session::Session;
 
 /// `-up` and `-down` of the hub.
 #[derive(Debug)]
 pub(super) struct Hooks {
     pub(super) up: Option<PathBuf>,
     pub(super) down: Option<PathBuf>,
-    /// Port that the hub listens on, for the environment.
+    /// What the hub listens on, for the environment.
     pub(super) listen: std::net::SocketAddr,
 }
 
@@ -23,10 +24,17 @@ type Environment = Vec<(&'static str, String)>;
 
 impl Hooks {
     /// Starts the up hook, once for each device.
-    pub(super) fn run_up(&self, hint: &str, leases: &Leases, ports: &mut HashMap<String, Port>) {
+    pub(super) fn run_up(
+        &self,
+        session: &Session,
+        leases: &Leases,
+        ports: &mut HashMap<String, Port>,
+    ) {
+        let hint = &session.hint;
         let Some(port) = ports.get_mut(hint).filter(|port| port.hook.is_none()) else {
             return;
         };
+        port.asked = session.heard().path.local.map(|local| local.ip);
         let Some(environment) = self.environment("up", hint, leases, port) else {
             return;
         };
@@ -83,6 +91,7 @@ impl Hooks {
     ) -> Option<Environment> {
         let local = leases.pools().hub();
         let peer = leases.get(hint)?.addresses;
+        let server = port.asked.unwrap_or(self.listen.ip());
         let text6 =
             |net: Option<ipnet::Ipv6Net>| net.map_or_else(String::new, |net| net.to_string());
 
@@ -96,7 +105,7 @@ impl Hooks {
             ("PEER_IP6", text6(peer.ip6)),
             ("LOCAL_IP", local.ip4.addr().to_string()),
             ("PEER_IP", peer.ip4.addr().to_string()),
-            ("SERVER_IP", self.listen.ip().to_string()),
+            ("SERVER_IP", server.to_string()),
             ("SERVER_PORT", self.listen.port().to_string()),
             ("MTU", port.mtu().to_string()),
         ])

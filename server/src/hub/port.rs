@@ -25,6 +25,8 @@ pub(super) struct Port {
     /// Peernets routed to the device.
     pub(super) routed: Vec<IpNet>,
     pub(super) fight: Fight,
+    /// The hub's address that the first session was made with.
+    pub(super) asked: Option<IpAddr>,
     /// The up hook, running or over; none before the first session.
     pub(super) hook: Option<JoinHandle<()>>,
 }
@@ -64,6 +66,7 @@ impl Port {
             mtu: u32::from(plan.mtu),
             routed: Vec::new(),
             fight: Fight::default(),
+            asked: None,
             hook: None,
         })
     }
@@ -207,16 +210,19 @@ async fn configure(netlink: &Netlink, tun: &Tun, plan: Plan<'_>) -> io::Result<(
     netlink.set_alias(index, plan.hint).await?;
     netlink.quiet(index, plan.name).await?;
 
+    netlink.set_up(index, u32::from(plan.mtu)).await?;
+
     netlink
         .add_address_ptp4(index, plan.hub.ip4.addr(), plan.lease.ip4.addr())
         .await?;
+    // On a device that is down the kernel may leave out the route to the peer.
     if let (Some(hub), Some(lease)) = (plan.hub.ip6, plan.lease.ip6) {
         netlink
             .add_address6(index, hub.addr(), Some(lease.addr()))
             .await?;
     }
 
-    netlink.set_up(index, u32::from(plan.mtu)).await
+    Ok(())
 }
 
 /// The link group of every hub's devices, "dt" in ASCII: `ip link show group 25716`.
