@@ -133,6 +133,10 @@ pub(crate) async fn dial_seen(
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 seen.refused.store(true, Ordering::Relaxed);
             }
+            // A firewall on the way said so, or somebody in its name.
+            Err(error) if error.kind() == io::ErrorKind::HostUnreachable => {
+                tracing::debug!(%error, "dial goes on");
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tracing::trace!("datagram dropped: the socket's buffer is full");
             }
