@@ -76,11 +76,12 @@ pub enum Change {
     Lost,
 }
 
-/// Reads all there is. Ends with `WouldBlock`, so that the caller's readiness
-/// is renewed, unless something is pending.
+/// Reads all there is, up to a limit. `WouldBlock` means that nothing is left,
+/// so that the caller waits for more.
 fn drain(socket: &Socket, pending: &mut VecDeque<Change>) -> io::Result<()> {
-    loop {
-        let mut buffer = Vec::with_capacity(DATAGRAM);
+    let mut buffer = Vec::with_capacity(DATAGRAM);
+    for _ in 0..ROUND {
+        buffer.clear();
         match socket.recv(&mut buffer, 0) {
             Ok(_) => parse(&buffer, pending),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
@@ -90,6 +91,8 @@ fn drain(socket: &Socket, pending: &mut VecDeque<Change>) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
+
+    Ok(())
 }
 
 /// Takes the changes out of one datagram of messages.
@@ -159,6 +162,9 @@ const BUFFER: u32 = 4 << 20;
 /// The kernel's own notifications are a page at most; a link with all its
 /// statistics is the largest.
 const DATAGRAM: usize = 16 << 10;
+
+/// A flood of events must not keep the thread from its other work.
+const ROUND: usize = 1024;
 
 const RTM_NEWROUTE: u16 = libc::RTM_NEWROUTE;
 const RTM_DELROUTE: u16 = libc::RTM_DELROUTE;
