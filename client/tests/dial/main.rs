@@ -6,6 +6,7 @@
 mod foreign;
 mod forgery;
 mod library;
+mod lossy;
 mod nobody;
 mod relay;
 mod server;
