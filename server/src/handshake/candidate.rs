@@ -5,19 +5,22 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use dtun_shared::dtls::header::ContentType;
 use dtun_shared::dtls::message::{Finished, HandshakeType, fragments};
 use dtun_shared::dtls::schedule::{
-    CLIENT_FINISHED, Psk, Secrets, SessionKeys, extended_master_secret, master_secret, verify_data,
+    CLIENT_FINISHED, DirectionKey, MasterSecret, Psk, Secrets, extended_master_secret,
+    master_secret, verify_data,
 };
 use dtun_shared::record::Opener;
 
 use super::entropy::Entropy;
-use super::half_open::Offer;
+use super::half_open::Terms;
 use super::hint;
 
+/// Four of them must fit in a small handshake, so this keeps no more than cannot
+/// be had from the master secret cheaply.
 pub(super) struct Candidate {
     /// `None` for an unknown one.
     pub(super) hint: Option<Box<str>>,
-    pub(super) secrets: Secrets,
-    pub(super) keys: SessionKeys,
+    master_secret: MasterSecret,
+    client_key: DirectionKey,
     /// The transcript's hash up to the ClientKeyExchange.
     session_hash: [u8; 32],
 }
@@ -25,8 +28,7 @@ pub(super) struct Candidate {
 impl Candidate {
     /// Takes as long for an unknown hint as for a known one.
     pub(super) fn new(
-        offer: &Offer,
-        server_random: &[u8; 32],
+        terms: &Terms,
         identity: &[u8],
         session_hash: [u8; 32],
         keyring: &Keyring,
@@ -36,23 +38,23 @@ impl Candidate {
             Some(_) => &keyring.psk,
             None => &keyring.decoy,
         };
-        let secrets = Secrets {
-            suite: offer.suite,
-            master_secret: if offer.extended_master_secret {
-                extended_master_secret(psk, &session_hash)
-            } else {
-                master_secret(psk, &offer.client_random, server_random)
-            },
-            client_random: offer.client_random,
-            server_random: *server_random,
+        let master_secret = if terms.extended_master_secret {
+            extended_master_secret(psk, &session_hash)
+        } else {
+            master_secret(psk, &terms.client_random, &terms.server_random)
         };
+        let secrets = secrets(terms, master_secret);
 
         Self {
             hint: hint.map(Box::from),
-            keys: secrets.keys(),
-            secrets,
+            client_key: secrets.keys().client,
+            master_secret: secrets.master_secret,
             session_hash,
         }
+    }
+
+    pub(super) fn secrets(&self, terms: &Terms) -> Secrets {
+        secrets(terms, self.master_secret.clone())
     }
 
     /// Whether this is the ClientKeyExchange that leads to `session_hash`.
@@ -62,13 +64,9 @@ impl Candidate {
 
     /// The spoke's Finished message in `record`, if these keys open it and the
     /// transcript explains it; and the opener that has seen its number.
-    pub(super) fn open_finished(
-        &self,
-        message_seq: u16,
-        record: &[u8],
-    ) -> Option<(Opener, Vec<u8>)> {
+    pub(super) fn open_finished(&self, terms: &Terms, record: &[u8]) -> Option<(Opener, Vec<u8>)> {
         let mut record = record.to_vec();
-        let mut opener = Opener::new(self.secrets.suite, &self.keys.client, 1);
+        let mut opener = Opener::new(terms.suite, &self.client_key, 1);
         let (content, plain) = opener.open(&mut record).ok()?;
         if content != ContentType::Handshake {
             return None;
@@ -79,20 +77,25 @@ impl Candidate {
             return None;
         };
         if message.kind != HandshakeType::Finished
-            || message.message_seq != message_seq
+            || message.message_seq != terms.message_seq + 2
             || !message.is_whole()
         {
             return None;
         }
         let said = Finished::parse(message.body)?.verify_data;
-        let expected = verify_data(
-            &self.secrets.master_secret,
-            CLIENT_FINISHED,
-            &self.session_hash,
-        );
+        let expected = verify_data(&self.master_secret, CLIENT_FINISHED, &self.session_hash);
         verify_slices_are_equal(&said, &expected).ok()?;
 
         Some((opener, plain.to_vec()))
+    }
+}
+
+fn secrets(terms: &Terms, master_secret: MasterSecret) -> Secrets {
+    Secrets {
+        suite: terms.suite,
+        master_secret,
+        client_random: terms.client_random,
+        server_random: terms.server_random,
     }
 }
 

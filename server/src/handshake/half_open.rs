@@ -26,8 +26,7 @@ use super::{Established, plaintext_alert};
 /// What the hub holds for one spoke that has not proved the key yet.
 pub(super) struct HalfOpen {
     peer: SocketAddr,
-    offer: Offer,
-    server_random: [u8; 32],
+    terms: Terms,
     /// ClientHello to ServerHelloDone.
     transcript: Transcript,
     /// The latest last.
@@ -46,9 +45,11 @@ pub(super) struct HalfOpen {
     rejection: Rejection,
 }
 
-/// What the hub makes of a ClientHello.
-pub(super) struct Offer {
+/// What the two hellos say.
+pub(super) struct Terms {
     pub(super) client_random: [u8; 32],
+    pub(super) server_random: [u8; 32],
+    /// Of both: each side counts on from here.
     pub(super) message_seq: u16,
     pub(super) suite: CipherSuite,
     pub(super) only_ccm8: bool,
@@ -78,15 +79,13 @@ impl HalfOpen {
     pub(super) fn new(
         now: Instant,
         peer: SocketAddr,
-        offer: Offer,
-        server_random: [u8; 32],
+        terms: Terms,
         record: u64,
         hello: &[u8],
     ) -> Self {
         let mut half_open = Self {
             peer,
-            offer,
-            server_random,
+            terms,
             transcript: Transcript::default(),
             candidates: Vec::new(),
             partial: None,
@@ -100,7 +99,7 @@ impl HalfOpen {
         };
         half_open.transcript.add_message(
             HandshakeType::ClientHello,
-            half_open.offer.message_seq,
+            half_open.terms.message_seq,
             hello,
         );
         for message in half_open.hello_messages() {
@@ -116,7 +115,7 @@ impl HalfOpen {
 
     /// Whether a hello is a repeat of the one that opened this handshake.
     pub(super) fn came_from(&self, client_random: &[u8; 32], message_seq: u16) -> bool {
-        self.offer.client_random == *client_random && self.offer.message_seq == message_seq
+        self.terms.client_random == *client_random && self.terms.message_seq == message_seq
     }
 
     pub(super) fn has_key_exchange(&self) -> bool {
@@ -199,13 +198,7 @@ impl HalfOpen {
             return true;
         }
 
-        let candidate = Candidate::new(
-            &self.offer,
-            &self.server_random,
-            identity,
-            session_hash,
-            keyring,
-        );
+        let candidate = Candidate::new(&self.terms, identity, session_hash, keyring);
         if self.candidates.len() == CANDIDATES {
             self.candidates.remove(0);
         }
@@ -238,8 +231,7 @@ impl HalfOpen {
     /// Tries `record` as the Finished of each candidate, the latest first.
     pub(super) fn verify(&self, now: Instant, record: &[u8]) -> Option<Done> {
         self.candidates.iter().rev().find_map(|candidate| {
-            let (opener, finished) =
-                candidate.open_finished(self.key_exchange_seq() + 1, record)?;
+            let (opener, finished) = candidate.open_finished(&self.terms, record)?;
             self.complete(now, candidate, opener, &finished)
         })
     }
@@ -285,14 +277,14 @@ impl HalfOpen {
     fn hello_messages(&self) -> [Vec<u8>; 2] {
         let mut body = Vec::with_capacity(64);
         ServerHello {
-            random: self.server_random,
+            random: self.terms.server_random,
             session_id: &[],
-            suite: self.offer.suite.code(),
-            extended_master_secret: self.offer.extended_master_secret,
-            renegotiation_info: self.offer.renegotiation_info,
+            suite: self.terms.suite.code(),
+            extended_master_secret: self.terms.extended_master_secret,
+            renegotiation_info: self.terms.renegotiation_info,
         }
         .emit(&mut body);
-        let seq = self.offer.message_seq;
+        let seq = self.terms.message_seq;
 
         [
             message(HandshakeType::ServerHello, seq, &body),
@@ -301,7 +293,7 @@ impl HalfOpen {
     }
 
     fn key_exchange_seq(&self) -> u16 {
-        self.offer.message_seq + 1
+        self.terms.message_seq + 1
     }
 
     fn complete(
@@ -324,42 +316,41 @@ impl HalfOpen {
             &key_exchange,
         );
         transcript.add(client_finished);
-        let verify_data = verify_data(
-            &candidate.secrets.master_secret,
-            SERVER_FINISHED,
-            &transcript.hash(),
-        );
+        let secrets = candidate.secrets(&self.terms);
+        let verify_data = verify_data(&secrets.master_secret, SERVER_FINISHED, &transcript.hash());
 
-        let suite = self.offer.suite;
-        let sealer = Arc::new(Sealer::new(suite, &candidate.keys.server, 1, 0));
+        let keys = secrets.keys();
+        let sealer = Arc::new(Sealer::new(secrets.suite, &keys.server, 1, 0));
         let mut flight = Flight::new(
             now,
             Arc::clone(&sealer),
             message(
                 HandshakeType::Finished,
-                self.offer.message_seq + 2,
+                self.terms.message_seq + 2,
                 &verify_data,
             ),
             self.next_record,
         );
         let datagram = flight.datagram();
 
+        let final_flight = FinalFlight::new(
+            now,
+            secrets.client_random,
+            secrets.suite,
+            keys.client,
+            flight,
+        );
+
         Some(Done {
             established: Established {
                 peer: self.peer,
                 hint: hint.to_owned(),
-                secrets: candidate.secrets.clone(),
+                secrets,
                 sealer,
                 opener,
-                only_ccm8: self.offer.only_ccm8,
+                only_ccm8: self.terms.only_ccm8,
             },
-            final_flight: FinalFlight::new(
-                now,
-                self.offer.client_random,
-                suite,
-                candidate.keys.client.clone(),
-                flight,
-            ),
+            final_flight,
             datagram,
         })
     }

@@ -10,7 +10,7 @@ use dtun_shared::dtls::message::{
     ClientHello, Fragment, HandshakeType, HelloVerifyRequest, RENEGOTIATION_SCSV, emit_message,
 };
 
-use super::half_open::{HalfOpen, Offer};
+use super::half_open::{HalfOpen, Terms};
 use super::{Handshakes, plaintext_alert};
 
 impl Handshakes {
@@ -121,8 +121,9 @@ impl Handshakes {
 
         let mut server_random = [0; 32];
         self.entropy.fill(&mut server_random);
-        let offer = Offer {
+        let terms = Terms {
             client_random: hello.random,
+            server_random,
             message_seq: fragment.message_seq,
             suite,
             only_ccm8: hello
@@ -132,7 +133,7 @@ impl Handshakes {
             extended_master_secret: hello.extended_master_secret,
             renegotiation_info: hello.renegotiation_info,
         };
-        let mut half_open = HalfOpen::new(now, peer, offer, server_random, record, fragment.body);
+        let mut half_open = HalfOpen::new(now, peer, terms, record, fragment.body);
         self.transmits.push_back((peer, half_open.hello_flight()));
         self.table.insert(half_open);
     }

@@ -2,6 +2,7 @@
 //! limits that keep a flood of real addresses from taking the hub's memory.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
@@ -54,11 +55,8 @@ impl Table {
         self.next_id += 1;
 
         let peer = half_open.peer();
-        self.by_peer.entry(peer).or_default().push(id);
-        self.by_network
-            .entry(Network::of(peer))
-            .or_default()
-            .push(id);
+        remember(&mut self.by_peer, peer, id);
+        remember(&mut self.by_network, Network::of(peer), id);
         self.by_age.insert(id);
         self.waiting.insert(id);
         self.deadlines.insert((half_open.deadline(), id));
@@ -145,7 +143,15 @@ impl Network {
     }
 }
 
-fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, Vec<Id>>, key: &K, id: Id) {
+fn remember<K: Hash + Eq>(index: &mut HashMap<K, Vec<Id>>, key: K, id: Id) {
+    // Most have one; a `Vec` that grows makes room for four.
+    index
+        .entry(key)
+        .and_modify(|ids| ids.push(id))
+        .or_insert_with(|| vec![id]);
+}
+
+fn forget<K: Hash + Eq>(index: &mut HashMap<K, Vec<Id>>, key: &K, id: Id) {
     if let Some(ids) = index.get_mut(key) {
         ids.retain(|other| *other != id);
         if ids.is_empty() {

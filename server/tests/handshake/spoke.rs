@@ -137,6 +137,12 @@ impl Spoke {
         &self.keyed.as_ref().unwrap().key_exchange
     }
 
+    /// A ClientKeyExchange for a hello flight that this spoke never saw.
+    pub(crate) fn forge_key_exchange(&mut self) -> Vec<u8> {
+        let message = key_exchange_message(2, &self.hint);
+        self.plaintext(ContentType::Handshake, &message)
+    }
+
     pub(crate) fn key_exchange(&mut self) -> Vec<u8> {
         let message = self.key_exchange_message().to_vec();
         self.plaintext(ContentType::Handshake, &message)
@@ -239,16 +245,7 @@ impl Spoke {
     }
 
     fn exchange_keys(&mut self, answer: &Answer) -> Keyed {
-        let mut body = Vec::new();
-        ClientKeyExchange {
-            identity: &self.hint,
-        }
-        .emit(&mut body);
-        let key_exchange = message(
-            HandshakeType::ClientKeyExchange,
-            self.message_seq + 1,
-            &body,
-        );
+        let key_exchange = key_exchange_message(self.message_seq + 1, &self.hint);
         self.transcript = Transcript::default();
         self.transcript.add(&self.hello_message());
         self.transcript.add(&answer.message);
@@ -312,8 +309,14 @@ impl Spoke {
     }
 }
 
-pub(crate) fn message(kind: HandshakeType, seq: u16, body: &[u8]) -> Vec<u8> {
+fn message(kind: HandshakeType, seq: u16, body: &[u8]) -> Vec<u8> {
     let mut message = Vec::new();
     emit_message(kind, seq, body, &mut message);
     message
+}
+
+fn key_exchange_message(seq: u16, identity: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    ClientKeyExchange { identity }.emit(&mut body);
+    message(HandshakeType::ClientKeyExchange, seq, &body)
 }
