@@ -54,12 +54,14 @@ async fn mbedtls_talks_in_all_suites() {
 }
 
 #[tokio::test]
-async fn pion_talks_in_ccm_8() {
-    let server = Server::pion(CipherSuite::Ccm8);
-    let mut session = Session::dial(server.addr, CipherSuite::Ccm8).await;
+async fn pion_greets_and_talks_in_all_suites() {
+    for suite in CipherSuite::ALL {
+        let server = Server::pion(suite);
+        let mut session = Session::dial(server.addr, suite).await;
 
-    assert_eq!(session.hear().await, "hello");
-    session.echo("a record").await;
+        assert_eq!(session.hear().await, "hello");
+        session.echo("a record").await;
+    }
 }
 
 #[tokio::test]

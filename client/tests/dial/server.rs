@@ -56,14 +56,18 @@ impl Server {
     }
 
     pub(crate) fn gnutls(suite: CipherSuite) -> Self {
+        static PASSWORDS: OnceLock<PathBuf> = OnceLock::new();
         let name = match suite {
             CipherSuite::Gcm => "AES-128-GCM",
             CipherSuite::Ccm => "AES-128-CCM",
             CipherSuite::Ccm8 => "AES-128-CCM-8",
         };
         let addr = free_address();
-        let passwords = scratch(&format!("psk-{}", addr.port()));
-        std::fs::write(&passwords, format!("{HINT}:{}\n", hex(KEY.as_bytes()))).unwrap();
+        let passwords = PASSWORDS.get_or_init(|| {
+            let path = scratch("passwords");
+            std::fs::write(&path, format!("{HINT}:{}\n", hex(KEY.as_bytes()))).unwrap();
+            path
+        });
 
         Self::spawn(
             Command::new("gnutls-serv")
@@ -170,10 +174,7 @@ fn peer_source(name: &str) -> PathBuf {
 }
 
 fn scratch(name: &str) -> PathBuf {
-    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(std::process::id().to_string());
-    std::fs::create_dir_all(&dir).unwrap();
-
-    dir.join(name)
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
 fn hex(bytes: &[u8]) -> String {
