@@ -82,6 +82,8 @@ struct Kept {
     /// The spoke's meta, once it has come.
     told: Option<SpokeMeta>,
     probes: u16,
+    /// It speaks for its hint.
+    up: bool,
 }
 
 impl Hub {
@@ -123,6 +125,18 @@ impl Hub {
     }
 
     async fn handle_tick(&mut self) {
+        // Their event was lost in a burst: the session works all the same.
+        let confirmed = |kept: &&Kept| !kept.up && kept.session.is_confirmed();
+        let unheard: Vec<_> = self
+            .kept
+            .values()
+            .filter(confirmed)
+            .map(|kept| Arc::clone(&kept.session))
+            .collect();
+        for session in unheard {
+            self.confirm(&session).await;
+        }
+
         let now = Instant::now();
         let dues: Vec<_> = self
             .kept
@@ -158,12 +172,25 @@ impl Hub {
         for hint in self.leases.expired(now()) {
             if let Some(port) = self.ports.remove(&hint) {
                 tracing::info!(hint, device = port.tun.name(), "lease over");
-                self.hooks.run_down(&hint, &self.leases, &port).await;
-                port.delete(&self.netlink).await;
+                self.delete_port(&hint, port).await;
             }
             self.leases.set_device(&hint, None);
             self.memory.touch();
         }
+    }
+
+    /// Deletes a device, after its down hook: that may take minutes, and holds
+    /// up nobody.
+    async fn delete_port(&self, hint: &str, mut port: Port) {
+        let Some(down) = self.hooks.down(hint, &self.leases, &mut port) else {
+            port.delete(&self.netlink).await;
+            return;
+        };
+        let netlink = self.netlink.clone();
+        tokio::spawn(async move {
+            down.await;
+            port.delete(&netlink).await;
+        });
     }
 
     /// Forgets a session; the last of a hint takes the hint's routes along and

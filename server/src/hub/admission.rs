@@ -38,6 +38,7 @@ impl Hub {
             mtu,
             told: None,
             probes: 0,
+            up: false,
             session,
         };
         self.kept.insert(kept.session.serial, kept);
@@ -45,9 +46,10 @@ impl Hub {
 
     /// The spoke has answered: its session speaks for the hint from here on.
     pub(super) async fn confirm(&mut self, session: &Arc<Session>) {
-        let Some(kept) = self.kept.get(&session.serial) else {
+        let Some(kept) = self.kept.get_mut(&session.serial).filter(|kept| !kept.up) else {
             return;
         };
+        kept.up = true;
         if kept.upkeep.is_rejected() {
             self.shared.send_goodbye(session);
             self.end(session, Ended::Rejected).await;
@@ -136,8 +138,23 @@ impl Hub {
 
     /// Makes the device of a lease, unless it is there.
     pub(super) async fn open_port(&mut self, hint: &str) -> Result<(), DeviceError> {
-        if self.ports.contains_key(hint) {
-            return Ok(());
+        if let Some(port) = self.ports.get(hint) {
+            if self
+                .netlink
+                .link_by_index(port.tun.index())
+                .await?
+                .is_some()
+            {
+                return Ok(());
+            }
+            tracing::warn!(
+                hint,
+                device = port.tun.name(),
+                "device was deleted: made anew"
+            );
+            if let Some(gone) = self.ports.remove(hint) {
+                gone.delete(&self.netlink).await;
+            }
         }
         let Some(lease) = self.leases.get(hint).cloned() else {
             return Ok(());

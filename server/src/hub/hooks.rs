@@ -46,39 +46,32 @@ impl Hooks {
         }));
     }
 
-    /// Starts the down hook of a device that is about to go. The device does
-    /// not wait: a lease's end must not hold up the hub.
-    pub(super) async fn run_down(&self, hint: &str, leases: &Leases, port: &Port) {
-        if let Some((down, environment)) = self.down(hint, leases, port) {
-            tokio::spawn(async move { run(&down, environment).await });
-        }
-    }
-
     /// Runs every down hook to its end: the hub stops after them.
     pub(super) async fn run_all_down(&self, leases: &Leases, ports: &mut HashMap<String, Port>) {
-        let mut running = JoinSet::new();
-        for (hint, port) in ports {
-            let Some((down, environment)) = self.down(hint, leases, port) else {
-                continue;
-            };
-            let up = port.hook.take();
-            running.spawn(async move {
-                if let Some(up) = up {
-                    // A panic in it has been reported by the runtime.
-                    drop(up.await);
-                }
-                run(&down, environment).await;
-            });
-        }
-        running.join_all().await;
+        ports
+            .iter_mut()
+            .filter_map(|(hint, port)| self.down(hint, leases, port))
+            .collect::<JoinSet<_>>()
+            .join_all()
+            .await;
     }
 
-    /// The down hook of a device whose up hook has run.
-    fn down(&self, hint: &str, leases: &Leases, port: &Port) -> Option<(PathBuf, Environment)> {
-        port.hook.as_ref()?;
+    /// The down hook of a device whose up hook has run, to be awaited.
+    pub(super) fn down(
+        &self,
+        hint: &str,
+        leases: &Leases,
+        port: &mut Port,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        let up = port.hook.take()?;
         let environment = self.environment("down", hint, leases, port)?;
+        let down = self.down.clone()?;
 
-        Some((self.down.clone()?, environment))
+        Some(async move {
+            // A panic in it has been reported by the runtime.
+            drop(up.await);
+            run(&down, environment).await;
+        })
     }
 
     /// The Go program's names, seen from the hub: local is the hub's end.

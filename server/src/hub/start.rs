@@ -335,9 +335,12 @@ fn say_replaced(chosen: IpNet, used: Option<IpNet>, machine: &Machine) {
     }
 }
 
+/// Whether a device that is made now may have IPv6 addresses.
 fn has_ip6() -> bool {
-    fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6")
-        .is_ok_and(|disabled| disabled.trim() == "0")
+    ["all", "default"].iter().all(|conf| {
+        let path = format!("/proc/sys/net/ipv6/conf/{conf}/disable_ipv6");
+        fs::read_to_string(path).is_ok_and(|disabled| disabled.trim() == "0")
+    })
 }
 
 const DEFAULT_LISTEN: SocketAddr =

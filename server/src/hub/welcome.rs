@@ -1,6 +1,7 @@
 //! What the hub says at start: what it serves, what is missing on the machine,
 //! and the line to run on the laptop.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Stdio;
 use std::time::Duration;
@@ -21,32 +22,22 @@ pub(super) async fn say(netlink: Netlink, listen: SocketAddr, pools: Pools) {
         .map_or("none".to_owned(), |net| net.trunc().to_string());
     tracing::info!(%pool4, pool6, hub = %hub.ip4.addr(), "serving");
 
-    let uplink = uplink(&netlink, IpAddr::V4(FAR4)).await;
-    let masquerade = masquerade().await;
-    if link::forwarding4() {
-        tracing::info!(masquerade = %masquerade, "IPv4 forwarding is on");
-    } else {
-        let run = "sysctl -w net.ipv4.ip_forward=1";
-        tracing::warn!(
-            run,
-            "IPv4 forwarding is off: spokes reach this machine only"
-        );
-    }
-    if masquerade == Masquerade::Missing {
-        let device = uplink.as_ref().map_or("UPLINK", |uplink| &uplink.device);
-        let run = format!("iptables -t nat -A POSTROUTING -s {pool4} -o {device} -j MASQUERADE");
-        tracing::warn!(
-            run,
-            "no masquerade rule found: the internet can't answer spokes"
-        );
-    }
-    let uplink6 = self::uplink(&netlink, IpAddr::V6(FAR6)).await;
-    if hub.ip6.is_some() && uplink6.is_some() && !link::forwarding6() {
-        let run = "sysctl -w net.ipv6.conf.all.forwarding=1";
-        tracing::info!(run, "IPv6 forwarding is off: spokes keep their own IPv6");
+    let rules = Rules::read().await;
+    let uplink4 = uplink(&netlink, IpAddr::V4(FAR4)).await;
+    advise(
+        &rules,
+        Family::Ip4,
+        &pool4.to_string(),
+        link::forwarding4(),
+        uplink4.as_ref(),
+    );
+    let uplink6 = uplink(&netlink, IpAddr::V6(FAR6)).await;
+    if hub.ip6.is_some() && uplink6.is_some() {
+        let forwarding = link::forwarding6();
+        advise(&rules, Family::Ip6, &pool6, forwarding, uplink6.as_ref());
     }
 
-    let address = public(listen, [uplink, uplink6]);
+    let address = public(listen, [uplink4, uplink6]);
     let server = address.map_or_else(
         || format!("ADDRESS:{}", listen.port()),
         |ip| SocketAddr::new(ip, listen.port()).to_string(),
@@ -102,17 +93,57 @@ fn is_public(ip: &IpAddr) -> bool {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Ip4,
+    Ip6,
+}
+
+impl Family {
+    fn pick<T>(self, ip4: T, ip6: T) -> T {
+        match self {
+            Self::Ip4 => ip4,
+            Self::Ip6 => ip6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.pick("IPv4", "IPv6"))
+    }
+}
+
+/// Says whether spokes get out by one family, and the commands that let them.
+fn advise(rules: &Rules, family: Family, pool: &str, forwarding: bool, uplink: Option<&Uplink>) {
+    let masquerade = rules.masquerade(family);
+    if forwarding {
+        tracing::info!(%family, %masquerade, "forwarding is on");
+    } else {
+        let run = family.pick(
+            "sysctl -w net.ipv4.ip_forward=1",
+            "sysctl -w net.ipv6.conf.all.forwarding=1",
+        );
+        tracing::warn!(%family, run, "forwarding is off: spokes reach this machine only");
+    }
+    if masquerade == Masquerade::Missing {
+        let device = uplink.map_or("UPLINK", |uplink| &uplink.device);
+        let run = rules.command(family, pool, device);
+        tracing::warn!(%family, run, "no masquerade rule found: the internet can't answer spokes");
+    }
+}
+
 /// Whether the machine translates addresses, as far as its tools tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Masquerade {
     Found,
     Missing,
-    /// Neither tool is there to ask.
+    /// No tool is there to ask.
     Unknown,
 }
 
-impl std::fmt::Display for Masquerade {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Masquerade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Found => "found",
             Self::Missing => "missing",
@@ -121,24 +152,69 @@ impl std::fmt::Display for Masquerade {
     }
 }
 
-/// A rule of any kind counts: which packets it takes is its owner's affair.
-async fn masquerade() -> Masquerade {
-    let rulesets = [
-        output("nft", &["list", "ruleset"]).await,
-        output("iptables-save", &["-t", "nat"]).await,
-    ];
-    if rulesets.iter().all(Option::is_none) {
-        return Masquerade::Unknown;
-    }
-    let translates = |rules: &String| {
-        let rules = rules.to_ascii_lowercase();
-        rules.contains("masquerade") || rules.contains("snat")
-    };
-    if rulesets.iter().flatten().any(translates) {
-        return Masquerade::Found;
+/// What the machine's firewall tools print; none of a tool that is missing.
+#[derive(Debug, Default)]
+struct Rules {
+    nft: Option<String>,
+    iptables: Option<String>,
+    ip6tables: Option<String>,
+}
+
+impl Rules {
+    async fn read() -> Self {
+        Self {
+            nft: output("nft", &["list", "ruleset"]).await,
+            iptables: output("iptables-save", &["-t", "nat"]).await,
+            ip6tables: output("ip6tables-save", &["-t", "nat"]).await,
+        }
     }
 
-    Masquerade::Missing
+    /// A rule of any kind counts: which packets it takes is its owner's affair.
+    fn masquerade(&self, family: Family) -> Masquerade {
+        let tables = family.pick(&self.iptables, &self.ip6tables).as_deref();
+        if self.nft.is_none() && tables.is_none() {
+            return Masquerade::Unknown;
+        }
+        let nft = self.nft.as_deref().unwrap_or_default();
+        if nft_translates(nft, family) || tables.is_some_and(translates) {
+            return Masquerade::Found;
+        }
+
+        Masquerade::Missing
+    }
+
+    fn command(&self, family: Family, pool: &str, device: &str) -> String {
+        if self.iptables.is_some() || self.nft.is_none() {
+            let iptables = family.pick("iptables", "ip6tables");
+            return format!("{iptables} -t nat -A POSTROUTING -s {pool} -o {device} -j MASQUERADE");
+        }
+        let ip = family.pick("ip", "ip6");
+
+        format!(
+            "nft 'add table {ip} dtun; \
+             add chain {ip} dtun nat {{ type nat hook postrouting priority 100; }}; \
+             add rule {ip} dtun nat {ip} saddr {pool} oifname \"{device}\" masquerade'"
+        )
+    }
+}
+
+/// Looks into the tables of one family, and into those of both.
+fn nft_translates(ruleset: &str, family: Family) -> bool {
+    let name = family.pick("ip", "ip6");
+    let mut concerned = false;
+    ruleset.lines().any(|line| {
+        if let Some(table) = line.strip_prefix("table ") {
+            let of = table.split(' ').next();
+            concerned = of == Some(name) || of == Some("inet");
+        }
+        concerned && translates(line)
+    })
+}
+
+fn translates(rules: &str) -> bool {
+    let rules = rules.to_ascii_lowercase();
+
+    rules.contains("masquerade") || rules.contains("snat")
 }
 
 async fn output(program: &str, arguments: &[&str]) -> Option<String> {
@@ -159,3 +235,46 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An address of the public internet; nothing is sent to it.
 const FAR4: Ipv4Addr = Ipv4Addr::new(198, 41, 0, 4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULESET: &str = "table inet filter {\n\tchain input {\n\t}\n}\n\
+        table ip nat {\n\tchain postrouting {\n\t\toifname \"eth0\" masquerade\n\t}\n}\n";
+
+    #[test]
+    fn a_masquerade_of_one_family_is_none_of_the_other() {
+        let rules = Rules {
+            nft: Some(RULESET.to_owned()),
+            ..Rules::default()
+        };
+
+        assert_eq!(rules.masquerade(Family::Ip4), Masquerade::Found);
+        assert_eq!(rules.masquerade(Family::Ip6), Masquerade::Missing);
+    }
+
+    #[test]
+    fn a_rule_of_iptables_counts_and_a_machine_without_tools_is_unknown() {
+        let rules = Rules {
+            iptables: Some("-A POSTROUTING -o eth0 -j MASQUERADE".to_owned()),
+            ..Rules::default()
+        };
+
+        assert_eq!(rules.masquerade(Family::Ip4), Masquerade::Found);
+        assert_eq!(rules.masquerade(Family::Ip6), Masquerade::Unknown);
+    }
+
+    #[test]
+    fn an_address_behind_a_nat_is_not_offered_to_spokes() {
+        for (ip, offered) in [
+            ("203.0.113.9", true),
+            ("2001:db8::1", true),
+            ("10.1.2.3", false),
+            ("100.64.0.1", false),
+            ("fd00::1", false),
+        ] {
+            assert_eq!(is_public(&ip.parse().unwrap()), offered, "{ip}");
+        }
+    }
+}
