@@ -1,10 +1,9 @@
 //! Handshakes over a network that loses, delays and doubles datagrams.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::hub::{Hub, peer};
-use crate::random::Random;
+use crate::link::{Link, To};
 use crate::spoke::Spoke;
 
 #[test]
@@ -66,55 +65,5 @@ fn shake(seed: u64) -> Option<Duration> {
         if spoke.session.is_some() && hub.established.len() == 1 {
             return Some(now - start);
         }
-    }
-}
-
-#[derive(Clone, Copy)]
-enum To {
-    Hub,
-    Spoke,
-}
-
-/// 20 % loss, 10 % late enough to be overtaken, 5 % twice; 10 ms one way.
-struct Link {
-    random: Random,
-    in_flight: BTreeMap<(Instant, u64), (To, Vec<u8>)>,
-    sent: u64,
-}
-
-impl Link {
-    fn new(seed: u64) -> Self {
-        Self {
-            random: Random(seed),
-            in_flight: BTreeMap::new(),
-            sent: 0,
-        }
-    }
-
-    fn send(&mut self, now: Instant, to: To, datagram: Vec<u8>) {
-        let copies = if self.random.percent(5) { 2 } else { 1 };
-        for _ in 0..copies {
-            if self.random.percent(20) {
-                continue;
-            }
-            let mut delay = Duration::from_millis(10);
-            if self.random.percent(10) {
-                delay += Duration::from_millis(20 + self.random.next() % 300);
-            }
-            self.sent += 1;
-            self.in_flight
-                .insert((now + delay, self.sent), (to, datagram.clone()));
-        }
-    }
-
-    fn next_arrival(&self) -> Option<Instant> {
-        self.in_flight.keys().next().map(|(at, _)| *at)
-    }
-
-    fn arrivals(&mut self, now: Instant) -> Vec<(To, Vec<u8>)> {
-        let later = self.in_flight.split_off(&(now, u64::MAX));
-        std::mem::replace(&mut self.in_flight, later)
-            .into_values()
-            .collect()
     }
 }

@@ -9,7 +9,9 @@
 mod attacks;
 mod flights;
 mod hub;
+mod library;
 mod limits;
+mod link;
 mod loss;
 mod random;
 mod spoke;

@@ -4,6 +4,8 @@
 
 mod clients;
 mod echo;
+mod lossy;
+mod relay;
 
 use std::time::Duration;
 
@@ -43,7 +45,7 @@ fn clients_with_a_wrong_key_give_up_at_once() {
         let hub = EchoHub::start();
         let answer = client.talk(hub.port(), "wrong key", CipherSuite::Ccm8, "hello", GIVE_UP);
 
-        assert_eq!(answer, Err(clients::Ended), "{}", client.name());
+        assert_eq!(answer, Err(clients::Failure::Ended), "{}", client.name());
         assert_eq!(hub.counters().rejected, 1, "{}", client.name());
         assert!(hub.sessions().is_empty());
     }
