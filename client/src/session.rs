@@ -6,6 +6,7 @@
 
 mod opening;
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -53,6 +54,26 @@ pub(crate) struct Counters {
     pub(crate) link_scope: u64,
     /// Our own datagrams, read from our own device.
     pub(crate) looped: u64,
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut any = false;
+        for (name, count) in [
+            ("refused", self.refused),
+            ("unknown", self.unknown),
+            ("unsent", self.unsent),
+            ("link_scope", self.link_scope),
+            ("looped", self.looped),
+        ] {
+            if count > 0 {
+                write!(f, "{}{name}={count}", if any { " " } else { "" })?;
+                any = true;
+            }
+        }
+
+        if any { Ok(()) } else { f.write_str("none") }
+    }
 }
 
 /// What a datagram of the hub calls for.

@@ -130,6 +130,7 @@ impl Spoke {
     /// Session after session, for ever.
     async fn serve(&mut self) -> anyhow::Result<()> {
         tracing::info!(hub = self.config.connect, hint = self.hint, "dialling");
+        let mut unsettled = 0;
         loop {
             self.establish().await?;
             let since = Instant::now();
@@ -137,17 +138,21 @@ impl Spoke {
             self.away = Instant::now();
 
             if let Some(session) = self.session.take() {
-                tracing::info!(reason = %end, counters = ?session.counters(), "tunnel down");
+                tracing::info!(reason = %end, dropped = %session.counters(), "tunnel down");
             }
             if matches!(end, End::DeviceGone) {
                 self.tunnel = None;
                 self.hooked = None;
             }
-            // Two machines that share a hint end each other's sessions: they
-            // must not do so as fast as they can.
+            // Two machines that share a hint end each other's sessions, and a
+            // script may: they must not do so as fast as they can.
             if since.elapsed() >= SETTLED {
                 self.backoff.reset();
-            } else {
+                unsettled = 0;
+                continue;
+            }
+            unsettled += 1;
+            if unsettled > 1 {
                 let wait = self.backoff.failed(random());
                 self.pause(wait).await;
             }
@@ -221,7 +226,7 @@ impl Spoke {
     async fn goodbye(mut self) {
         if let Some(mut session) = self.session.take() {
             session.close(Instant::now());
-            tracing::info!(reason = "stopped", counters = ?session.counters(), "tunnel down");
+            tracing::info!(reason = "stopped", dropped = %session.counters(), "tunnel down");
         }
         if self.hooked.is_some() {
             self.ask_down().await;

@@ -283,7 +283,7 @@ impl Spoke {
             local4 = %addresses.local4.addr(),
             local6 = %Text(addresses.ip6.map(|(local, _)| local.addr())),
             hub = %session.hub(),
-            suite = ?session.suite(),
+            suite = %session.suite(),
             mtu = tunnel.plan().mtu,
             rtt = %Text(session.rtt().map(|rtt| format!("{:?}", rounded(rtt)))),
             routed = %routed_text(&routed, idle),
@@ -295,30 +295,46 @@ impl Spoke {
         }
     }
 
-    /// Says once which route is missing.
+    /// Says once which route is missing. A host route that went with its link
+    /// is not missing: it comes back with the hook.
     async fn tell_loop(&mut self) {
-        let Some(session) = &self.session else { return };
-        if std::mem::replace(&mut self.told_loop, true) {
+        let (Some(session), Some(hooked)) = (&self.session, &self.hooked) else {
+            return;
+        };
+        let hub = session.hub();
+        let Some((oif, gateway)) = self.default_way(hub).await else {
+            return;
+        };
+        if self.told_loop || hooked.uplink() != Some((oif, gateway)) {
             return;
         }
-        let hub = session.hub().ip();
-        let gateway = self.gateway(session.hub()).await;
-        let via = gateway.map_or_else(|| "GATEWAY".to_owned(), |ip| ip.to_string());
+        self.told_loop = true;
+
+        let (hub, device) = (hub.ip(), self.link_name(oif).await);
+        let via = gateway.map_or_else(String::new, |ip| format!("via {ip} "));
         tracing::warn!(
             "our own datagrams to the hub are routed into the tunnel and dropped there; \
-             missing: ip route add {hub} via {via}",
+             missing: ip route add {hub} {via}dev {device}",
         );
     }
 
-    /// The gateway of the default route outside the tunnel.
-    async fn gateway(&self, hub: SocketAddr) -> Option<IpAddr> {
+    /// Link and gateway of the default route outside the tunnel.
+    async fn default_way(&self, hub: SocketAddr) -> Option<(u32, Option<IpAddr>)> {
         let routes = self.netlink.routes().await.ok()?;
-        routes
+        let route = routes
             .into_iter()
             .filter(|route| route.net.prefix_len() == 0 && route.oif != self.tun_index())
             .filter(|route| route.net.addr().is_ipv4() == hub.is_ipv4())
-            .min_by_key(|route| route.metric)?
-            .gateway
+            .min_by_key(|route| route.metric)?;
+
+        Some((route.oif?, route.gateway))
+    }
+
+    async fn link_name(&self, index: u32) -> String {
+        match self.netlink.link_by_index(index).await {
+            Ok(Some(link)) => link.name,
+            Ok(None) | Err(_) => format!("if{index}"),
+        }
     }
 }
 

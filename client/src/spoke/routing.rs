@@ -1,6 +1,6 @@
 //! The tunnel's side of the loop: device, hooks, fallback.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use dtun_shared::link::Hop;
@@ -20,7 +20,7 @@ pub(super) struct Hooked {
     addresses: Addresses,
     hub: SocketAddr,
     /// The link and the gateway towards the hub.
-    uplink: Option<(u32, Option<std::net::IpAddr>)>,
+    uplink: Option<(u32, Option<IpAddr>)>,
     /// For the last hook, when there is no session to ask.
     env: Vec<(&'static str, String)>,
     stale: bool,
@@ -30,6 +30,11 @@ impl Hooked {
     /// The script's routes are gone: it must run again.
     pub(super) fn forget(&mut self) {
         self.stale = true;
+    }
+
+    /// The link and the gateway that the hub was reached by.
+    pub(super) fn uplink(&self) -> Option<(u32, Option<IpAddr>)> {
+        self.uplink
     }
 
     fn holds_for(&self, other: &Self) -> bool {
