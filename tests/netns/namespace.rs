@@ -114,12 +114,6 @@ impl Netns {
             work()
         })
     }
-
-    /// The index of an interface inside, if there is one of that name.
-    pub(crate) fn ifindex(&self, device: &str) -> Option<u32> {
-        let line = self.try_ip(&format!("-o link show dev {device}")).ok()?;
-        line.split(':').next()?.trim().parse().ok()
-    }
 }
 
 impl Drop for Netns {

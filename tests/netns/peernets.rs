@@ -73,7 +73,7 @@ fn what_the_owner_does_not_accept_is_refused_to_both() {
     let pc = Netns::new("pc");
     connect(&host, "lan", &pc, "lan");
     host.ip("addr add 192.168.30.1/24 dev lan");
-    let mut hub = Hub::start_on(host, &["-allow-peernet", "203.0.113.0/24"]);
+    let hub = Hub::start_on(host, &["-allow-peernet", "203.0.113.0/24"]);
     let (_first, _) = Spoke::up(&network, 2, &["-peernet", "192.168.10.0/24"]);
     route(&hub.host, "192.168.10.0/24");
 

@@ -79,10 +79,6 @@ impl Relay {
         state.forgotten.extend(clients.into_values());
     }
 
-    pub(crate) fn set(&self, weather: Weather) {
-        self.shared.state.lock().unwrap().weather = weather;
-    }
-
     /// Datagrams that came so far, lost ones too.
     pub(crate) fn seen(&self, direction: Direction) -> usize {
         self.shared.state.lock().unwrap().seen[direction as usize]

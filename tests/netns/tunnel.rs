@@ -20,7 +20,8 @@ pub(crate) const HUB6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 
 pub(crate) struct Hub {
     daemon: Daemon,
     pub(crate) host: Host,
-    pub(crate) scratch: Scratch,
+    /// Where its state is; gone after the daemon.
+    _scratch: Scratch,
 }
 
 impl Hub {
@@ -41,7 +42,7 @@ impl Hub {
         Self {
             daemon,
             host,
-            scratch,
+            _scratch: scratch,
         }
     }
 
@@ -78,7 +79,8 @@ impl DerefMut for Hub {
 pub(crate) struct Spoke {
     daemon: Daemon,
     pub(crate) host: Host,
-    pub(crate) scratch: Scratch,
+    /// Where its state is; gone after the daemon.
+    _scratch: Scratch,
 }
 
 impl Spoke {
@@ -95,7 +97,7 @@ impl Spoke {
         Self {
             daemon,
             host,
-            scratch,
+            _scratch: scratch,
         }
     }
 
