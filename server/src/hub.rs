@@ -101,6 +101,9 @@ impl Hub {
                     None => return self.wire_failed().await,
                 },
                 _ = tick.tick() => self.handle_tick().await,
+                // What changed while a write was running is in the next, at once:
+                // a kill then finds every device named.
+                () = self.memory.written() => {}
                 _ = report.tick() => {
                     tracing::debug!(dropped = %self.shared.counters, sessions = self.kept.len(), "so far");
                 }

@@ -47,7 +47,8 @@ fn hooks_run_once_per_tunnel_not_once_per_session() {
     let mut hub = Hub::start(&network, &[]);
     let notes = Scratch::new();
     let hook = notes.hook();
-    let (mut spoke, _) = Spoke::up(&network, 2, &["-up", &hook, "-down", &hook]);
+    let flags = ["-up", &hook, "-down", &hook, "-keepalive", "1s"];
+    let (mut spoke, _) = Spoke::up(&network, 2, &flags);
     until_true("the up hook", SOON, || notes.events() == ["up"]);
 
     hub.kill();

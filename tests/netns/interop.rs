@@ -112,7 +112,7 @@ fn our_spoke_and_a_go_hub_carry_data_both_ways() {
     transfer(&hub, &spoke.host, lease.ip4, 2_000_000);
     // It can take one network only.
     route(&hub, "192.168.10.0/24");
-    spoke.line_anywhere(&["WARN", "192.168.11.0/24"]);
+    spoke.line_anywhere(&["WARN", "one peernet only", "192.168.10.0/24"]);
 
     // The heartbeat is an echo of the same kind, and must not meet the user's.
     let pinged = ping(&spoke.host, HUB4, 25);

@@ -52,7 +52,8 @@ fn a_peernet_is_routed_to_its_device_for_as_long_as_its_session() {
 fn a_peernet_comes_again_with_the_next_session() {
     let network = Network::new();
     let mut hub = Hub::start(&network, &[]);
-    let (mut spoke, _) = Spoke::up(&network, 2, &["-peernet", "192.168.10.0/24"]);
+    let flags = ["-peernet", "192.168.10.0/24", "-keepalive", "1s"];
+    let (mut spoke, _) = Spoke::up(&network, 2, &flags);
     route(&hub.host, "192.168.10.0/24");
 
     spoke.kill();

@@ -53,6 +53,11 @@ impl Hub {
         self.daemon.line("listening");
     }
 
+    /// Ends the program and leaves its machine.
+    pub(crate) fn into_host(self) -> Host {
+        self.host
+    }
+
     /// The device of a hint's lease, known by its alias.
     pub(crate) fn device(&self, hint: &str) -> Option<Device> {
         devices(&self.host)

@@ -53,6 +53,14 @@ impl Memory {
         }
     }
 
+    /// Waits for the end of the write that is running, for ever if none is.
+    pub(super) async fn written(&mut self) {
+        if self.saving.is_none() {
+            std::future::pending::<()>().await;
+        }
+        self.join().await;
+    }
+
     /// Writes what is left and waits for it.
     pub(super) async fn finish(&mut self, leases: &Leases) {
         self.join().await;
@@ -70,10 +78,11 @@ impl Memory {
     }
 
     async fn join(&mut self) {
-        let Some(saving) = self.saving.take() else {
+        let Some(saving) = &mut self.saving else {
             return;
         };
         let result = saving.await.unwrap_or_else(|panic| Err(panic.into()));
+        self.saving = None;
         match result {
             Ok(()) => self.warned = false,
             Err(error) if !self.warned => {
