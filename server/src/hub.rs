@@ -273,7 +273,7 @@ fn probe(shared: &Shared, kept: &mut Kept) {
         id: kept.session.serial as u16 ^ ECHO_ID,
         seq: kept.probes,
     };
-    if let Some(packet) = echo.request(inner.echo_ends()) {
+    if let Some(packet) = echo.request(inner.own.echo_ends()) {
         kept.session.expect_echo(echo);
         shared.send_in(&kept.session, &packet);
     }

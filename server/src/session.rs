@@ -4,25 +4,25 @@
 //! the task of the lease's device seals packets, and the hub's loop seals meta
 //! and control messages and decides about the session's life.
 
+mod own;
 mod upkeep;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use crate::handshake::Established;
 use dashmap::DashMap;
+use dtun_shared::device::Tun;
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::dtls::alert::Alert;
 use dtun_shared::dtls::header::ContentType;
-use dtun_shared::packet::{Echo, Ends};
+use dtun_shared::packet::Echo;
 use dtun_shared::record::{NotSealed, Opener, Refused, Sealer};
 use dtun_shared::udp::Path;
-use ipnet::IpNet;
 
-use crate::handshake::Established;
-use crate::pool::Addresses;
-
+pub(crate) use own::Own;
 pub(crate) use upkeep::{Due, Ended, Upkeep};
 
 /// One session.
@@ -137,7 +137,8 @@ impl Session {
         let Some((echo, ends)) = Echo::reply(packet) else {
             return false;
         };
-        if echo != waiting || ends.source != inner.lease4() || ends.destination != inner.hub4() {
+        let asked = inner.own.echo_ends();
+        if echo != waiting || ends.source != asked.destination || ends.destination != asked.source {
             return false;
         }
         *expected = None;
@@ -157,62 +158,11 @@ pub(crate) struct Heard {
     pub(crate) record: Instant,
 }
 
-/// The inside of an admitted session: which packets are the spoke's own.
+/// The inside of an admitted session.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) tun: Arc<dtun_shared::device::Tun>,
-    lease: Addresses,
-    hub: Addresses,
-    peernet: RwLock<Vec<IpNet>>,
-}
-
-impl Inner {
-    pub(crate) fn new(
-        tun: Arc<dtun_shared::device::Tun>,
-        lease: Addresses,
-        hub: Addresses,
-    ) -> Self {
-        Self {
-            tun,
-            lease,
-            hub,
-            peernet: RwLock::default(),
-        }
-    }
-
-    /// Whether a packet from `source` is the spoke's to send.
-    pub(crate) fn owns(&self, source: IpAddr) -> bool {
-        let leased = match source {
-            IpAddr::V4(ip) => ip == self.lease.ip4.addr(),
-            IpAddr::V6(ip) => self.lease.ip6.is_some_and(|net| net.addr() == ip),
-        };
-
-        leased || self.peernet().iter().any(|net| net.contains(&source))
-    }
-
-    /// Our echo's way: from the hub's address to the lease's.
-    pub(crate) fn echo_ends(&self) -> Ends {
-        Ends {
-            source: self.hub4(),
-            destination: self.lease4(),
-        }
-    }
-
-    pub(crate) fn set_peernet(&self, peernet: Vec<IpNet>) {
-        *self.peernet.write().unwrap_or_else(PoisonError::into_inner) = peernet;
-    }
-
-    pub(crate) fn peernet(&self) -> std::sync::RwLockReadGuard<'_, Vec<IpNet>> {
-        self.peernet.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lease4(&self) -> IpAddr {
-        IpAddr::V4(self.lease.ip4.addr())
-    }
-
-    fn hub4(&self) -> IpAddr {
-        IpAddr::V4(self.hub.ip4.addr())
-    }
+    pub(crate) tun: Arc<Tun>,
+    pub(crate) own: Own,
 }
 
 /// The sessions, as the data path looks them up.

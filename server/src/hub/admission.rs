@@ -13,7 +13,7 @@ use ipnet::Ipv6Net;
 use crate::hub::port::{Plan, Port};
 use crate::hub::{Hub, Kept, now};
 use crate::pool::Full;
-use crate::session::{Ended, Inner, Session, Upkeep};
+use crate::session::{Ended, Inner, Own, Session, Upkeep};
 
 impl Hub {
     /// Gives a new session its lease, or the reason why there is none, and
@@ -64,7 +64,7 @@ impl Hub {
 
         if let (Some(inner), Some(port)) = (session.inner(), self.ports.get(&session.hint)) {
             // Until its meta says otherwise: the LAN behind it goes on.
-            inner.set_peernet(port.routed.clone());
+            inner.own.set_peernet(port.routed.clone());
         }
         let replaced = self.shared.sessions.make_current(session);
         let device = session.inner().map_or("", |inner| inner.tun.name());
@@ -116,7 +116,10 @@ impl Hub {
         }
         let port = &self.ports[hint];
         let hub = self.leases.pools().hub();
-        session.admit(Inner::new(Arc::clone(&port.tun), lease, hub));
+        session.admit(Inner {
+            tun: Arc::clone(&port.tun),
+            own: Own::new(lease, hub),
+        });
 
         let ip6 = match (lease.ip6, hub.ip6) {
             (Some(local), Some(peer)) => Some((local, peer)),

@@ -132,7 +132,7 @@ impl Hub {
             }
         }
         if let Some(inner) = session.inner() {
-            inner.set_peernet(port.routed.clone());
+            inner.own.set_peernet(port.routed.clone());
         }
 
         refused

@@ -277,7 +277,7 @@ impl Shared {
         if ends.link_scope() {
             return Err(Dropped::LinkScope);
         }
-        if !inner.owns(ends.source) {
+        if !inner.own.holds(ends.source) {
             return Err(Dropped::ForeignSource);
         }
         if let Some(fence) = &self.fence
