@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use crate::attempt::Failure;
 use crate::dial::DialError;
@@ -23,31 +24,39 @@ pub(crate) enum Report {
     Unreachable { hub: Vec<Silence> },
 }
 
-/// Says reports once, and again when they have become old.
+/// Says reports once, and again at longer and longer intervals.
 #[derive(Debug, Default)]
 pub(crate) struct Teller {
     last: String,
-    times: u32,
+    /// When the same text is due again, and how long that took.
+    again: Option<(Instant, Duration)>,
 }
 
 impl Teller {
-    pub(crate) fn tell(&mut self, report: &Report) {
+    pub(crate) fn tell(&mut self, now: Instant, report: &Report) {
         let text = report.to_string();
-        if text != self.last {
-            self.last.clone_from(&text);
-            self.times = 0;
-        }
-        if self.times.is_multiple_of(AGAIN) {
+        if self.is_due(now, &text) {
             tracing::warn!("{text}");
         } else {
             tracing::debug!("{text}");
         }
-        self.times += 1;
     }
 
     /// A session stood in between.
     pub(crate) fn forget(&mut self) {
-        self.last.clear();
+        *self = Self::default();
+    }
+
+    fn is_due(&mut self, now: Instant, text: &str) -> bool {
+        let interval = match self.again {
+            Some((at, _)) if text == self.last && now < at => return false,
+            Some((_, interval)) if text == self.last => (interval * 2).min(LONGEST),
+            Some(_) | None => SHORTEST,
+        };
+        text.clone_into(&mut self.last);
+        self.again = Some((now + interval, interval));
+
+        true
     }
 }
 
@@ -142,7 +151,7 @@ impl fmt::Display for Silence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.kind {
             SilenceKind::Silent => "is silent",
-            SilenceKind::Refused => "refuses the port",
+            SilenceKind::Refused => "refused",
             SilenceKind::NoRoute => "has no route from here",
         };
 
@@ -154,7 +163,7 @@ impl fmt::Display for Silence {
 fn likeliest(silences: &[Silence]) -> String {
     let any = |kind| silences.iter().find(|silence| silence.kind == kind);
     if any(SilenceKind::Refused).is_some() {
-        return "the machine is there, but dtun does not run on it, or on another port".to_owned();
+        return "a machine is there, but dtun does not run on it, or on another port".to_owned();
     }
     if let Some(silence) = any(SilenceKind::Silent) {
         return format!(
@@ -167,8 +176,8 @@ fn likeliest(silences: &[Silence]) -> String {
     "likeliest this machine is offline".to_owned()
 }
 
-/// At the longest wait and the time of an attempt, some five minutes.
-const AGAIN: u32 = 12;
+const SHORTEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests {
@@ -208,7 +217,7 @@ mod tests {
         );
         assert_eq!(
             report(vec![DialError::Unreachable { refused: true }]).to_string(),
-            "nothing answers: 192.0.2.1:443 refuses the port; the machine is there, but dtun \
+            "nothing answers: 192.0.2.1:443 refused; a machine is there, but dtun \
              does not run on it, or on another port"
         );
     }
@@ -222,5 +231,20 @@ mod tests {
             Report::of("laptop", vec![(addr, full.into())]).to_string(),
             "the hub at 192.0.2.1:443 says: address pool 10.0.0.0/24 is full"
         );
+    }
+
+    #[test]
+    fn a_text_is_told_again_when_it_is_new_or_old() {
+        let start = Instant::now();
+        let mut teller = Teller::default();
+        let mut due = |second, text| teller.is_due(start + Duration::from_secs(second), text);
+
+        assert!(due(0, "silent"));
+        assert!(!due(29, "silent"));
+        assert!(due(30, "silent"));
+        assert!(!due(89, "silent"));
+        assert!(due(89, "refused"));
+        assert!(due(90, "silent"));
+        assert!(!due(119, "silent"));
     }
 }

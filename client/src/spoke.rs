@@ -77,6 +77,7 @@ struct Spoke {
     homeless: u64,
     told_nothing_routed: bool,
     told_loop: bool,
+    told_left_out: bool,
     inner: Vec<u8>,
     outer: Vec<u8>,
 }
@@ -122,6 +123,7 @@ impl Spoke {
             homeless: 0,
             told_nothing_routed: false,
             told_loop: false,
+            told_left_out: false,
             inner: vec![0; MAX_PACKET],
             outer: vec![0; MAX_PACKET],
         })
@@ -173,7 +175,7 @@ impl Spoke {
             if self.config.once {
                 anyhow::bail!("{report}");
             }
-            self.teller.tell(&report);
+            self.teller.tell(Instant::now(), &report);
             let wait = if report.is_refusal() {
                 self.backoff.refused(random())
             } else {

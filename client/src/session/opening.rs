@@ -167,15 +167,8 @@ impl Wire {
 
 /// Our meta, cut down to what this hub understands.
 fn answer(hub: &HubMeta, terms: &Terms) -> SpokeMeta {
-    let mut peernet = terms.peernet.clone();
-    if !hub.ext && peernet.len() > 1 {
-        tracing::warn!(
-            announced = %peernet[0],
-            left_out = peernet.len() - 1,
-            "this hub takes one peernet only",
-        );
-        peernet.truncate(1);
-    }
+    let room = if hub.ext { usize::MAX } else { 1 };
+    let peernet = terms.peernet.iter().take(room).copied().collect();
 
     SpokeMeta {
         peernet,

@@ -104,7 +104,7 @@ impl Spoke {
                     if let Some(report) = round.silence()
                         && !self.config.once
                     {
-                        self.teller.tell(&report);
+                        self.teller.tell(Instant::now(), &report);
                     }
                 }
                 Step::Over(Ok(session)) => return Outcome::Session(session),

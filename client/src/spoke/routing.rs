@@ -62,12 +62,29 @@ impl Spoke {
         };
         self.stand(plan).await?;
         self.teller.forget();
+        self.tell_left_out(&session);
         self.known.retain(|known| *known != hub);
         self.known.insert(0, hub);
         self.session = Some(session);
         self.tell_hooks().await;
 
         Ok(None)
+    }
+
+    /// Says once which networks a hub without the extensions is not told of.
+    fn tell_left_out(&mut self, session: &Session) {
+        if session.meta().ext || self.config.peernet.len() < 2 || self.told_left_out {
+            return;
+        }
+        self.told_left_out = true;
+
+        let (first, rest) = self.config.peernet.split_at(1);
+        let rest: Vec<_> = rest.iter().map(ToString::to_string).collect();
+        tracing::warn!(
+            taken = %first[0],
+            left_out = rest.join(","),
+            "this hub takes one peernet only",
+        );
     }
 
     /// Runs the hook when it does not know the tunnel as it is. Its own
