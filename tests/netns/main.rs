@@ -25,6 +25,7 @@ mod hooks;
 mod interop;
 mod lossy;
 mod peernets;
+mod picture;
 mod pools;
 mod reconnect;
 mod split;

@@ -1,0 +1,258 @@
+//! The main job, as its users have it: a laptop behind a router whose traffic
+//! leaves at the hub, but for a list of networks.
+//!
+//! ```text
+//!   laptop ──── router ──┬── hub ──── www
+//!                        └── direct
+//! ```
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use crate::daemon::Daemon;
+use crate::namespace::Netns;
+use crate::network::{Host, Network, connect, forward};
+use crate::scratch::Scratch;
+use crate::tunnel::Hub;
+use crate::wait::{until, until_true};
+
+#[test]
+fn www_sees_the_hub_and_direct_sees_the_laptop() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let before = tables(&laptop);
+
+    let mut spoke = picture.spoke(&laptop, &SPLIT);
+    spoke.line("all by dtun0 but 198.18.1.2/32 via 198.18.2.1 dev uplink and 10001 networks");
+    let line = spoke.line("tunnel up");
+
+    assert!(line.contains("routed=0.0.0.0/1"), "{line}");
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+    assert_eq!(seen(&laptop, &picture.www, WWW6), HUB_AT_WWW6);
+    let direct = picture.direct.ip4();
+    assert_eq!(seen(&laptop, &picture.direct, direct), laptop.ip4());
+
+    assert!(spoke.terminate().success());
+    assert_eq!(tables(&laptop), before);
+}
+
+#[test]
+fn after_a_kill_the_next_run_leaves_the_routes_as_they_were() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let before = tables(&laptop);
+    let mut spoke = picture.spoke(&laptop, &SPLIT);
+    spoke.line("tunnel up");
+
+    spoke.kill();
+    assert!(!tables(&laptop).contains("dtun0"));
+    spoke.restart();
+    spoke.line("tunnel up");
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+    spoke.terminate();
+
+    assert_eq!(tables(&laptop), before);
+}
+
+#[test]
+fn www_still_sees_the_hub_when_the_uplink_and_the_hubs_address_changed() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let direct = picture.direct.ip4();
+    let mut spoke = picture.spoke(&laptop, &SPLIT);
+    spoke.line("tunnel up");
+
+    // From the cable to another network by radio.
+    connect(&picture.network.router, "radio", &laptop, "wlan0");
+    picture
+        .network
+        .router
+        .ip("addr add 198.18.9.1/24 dev radio");
+    laptop.ip("link del uplink");
+    laptop.ip("addr add 198.18.9.2/24 dev wlan0");
+    laptop.ip("route add default via 198.18.9.1");
+
+    spoke.line_within("dev wlan0 and 10001 networks", PATIENCE);
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+    assert_eq!(
+        seen(&laptop, &picture.direct, direct),
+        Ipv4Addr::new(198, 18, 9, 2)
+    );
+
+    picture.hub.host.ip("addr add 198.18.1.77/24 dev uplink");
+    laptop.etc("hosts", "198.18.1.77 hub.example\n");
+    picture.hub.host.ip("addr del 198.18.1.2/24 dev uplink");
+    picture.hub.host.ip("addr add 198.18.1.77/24 dev uplink");
+    picture.hub.host.ip("route replace default via 198.18.1.1");
+
+    spoke.line_within("all by dtun0 but 198.18.1.77/32 via 198.18.9.1", PATIENCE);
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+    assert_eq!(
+        seen(&laptop, &picture.direct, direct),
+        Ipv4Addr::new(198, 18, 9, 2)
+    );
+
+    let before = laptop_without_tunnel(&laptop);
+    assert!(spoke.terminate().success());
+    assert_eq!(tables(&laptop), before);
+}
+
+#[test]
+fn a_script_as_the_go_programs_users_have_it_works() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let script = picture.scratch.script(
+        "theirs.sh",
+        &format!(
+            "VPN_IP=$(ping hub.example -c 1|grep from|cut -d' ' -f4|cut -d: -f1)\n\
+             DEFAULT_GW=$(ip route|grep default|cut -d' ' -f3)\n\
+             grep -v '#' {}|tr -d '\\r'|head -n 300|xargs -I % ip route add % via $DEFAULT_GW 2>/dev/null\n\
+             ip route add $VPN_IP/32 via $DEFAULT_GW\n\
+             ip route add 0.0.0.0/1 via $PEER_IP\n\
+             ip route add 128.0.0.0/1 via $PEER_IP",
+            picture.scratch.path("list"),
+        ),
+    );
+
+    let mut spoke = picture.spoke(&laptop, &["-up", &script]);
+    spoke.line("tunnel up");
+
+    until_true("their script's last route", PATIENCE, || {
+        laptop.ip("route show 128.0.0.0/1").contains("dtun0")
+    });
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+    let direct = picture.direct.ip4();
+    assert_eq!(seen(&laptop, &picture.direct, direct), laptop.ip4());
+}
+
+/// pc ──── router ════ hub ──── www, with one translation, at the hub.
+#[test]
+fn a_router_that_translates_nothing_carries_its_lan_to_www() {
+    let picture = Picture::new();
+    let router = picture.network.host(2);
+    let pc = Netns::new("pc");
+    connect(&router, "lan", &pc, "lan");
+    router.ip("addr add 192.168.10.1/24 dev lan");
+    pc.ip("addr add 192.168.10.2/24 dev lan");
+    pc.ip("route add default via 192.168.10.1");
+    forward(&router);
+
+    let flags = [&SPLIT[..], &["-peernet", "192.168.10.0/24"]].concat();
+    let mut spoke = picture.spoke(&router, &flags);
+    spoke.line("tunnel up");
+
+    let own: IpAddr = [192, 168, 10, 2].into();
+    assert_eq!(seen(&pc, &picture.hub.host, [10, 0, 0, 1]), own);
+    assert_eq!(seen(&pc, &picture.www, WWW4), HUB_AT_WWW4);
+}
+
+struct Picture {
+    hub: Hub,
+    www: Netns,
+    direct: Host,
+    network: Network,
+    scratch: Scratch,
+}
+
+impl Picture {
+    fn new() -> Self {
+        let network = Network::new();
+        let host = network.host(1);
+        let www = Netns::new("www");
+        connect(&host, "www", &www, "uplink");
+        host.ip(&format!("addr add {HUB_AT_WWW4}/24 dev www"));
+        host.ip(&format!("addr add {HUB_AT_WWW6}/64 dev www"));
+        www.ip(&format!("addr add {WWW4}/24 dev uplink"));
+        www.ip(&format!("addr add {WWW6}/64 dev uplink"));
+        forward(&host);
+        host.run("nft add table inet nat");
+        host.run("nft add chain inet nat out { type nat hook postrouting priority srcnat ; }");
+        host.run("nft add rule inet nat out iifname dtun* oifname != dtun* masquerade");
+
+        let direct = network.host(3);
+        let scratch = Scratch::new();
+        let list: Vec<_> = (0..10_000)
+            .map(|at| format!("100.{}.{}.0/24\r\n", at / 256, at % 256))
+            .collect();
+        let list = format!("# the list\r\n\r\n{}/32\r\n{}", direct.ip4(), list.concat());
+        fs::write(scratch.path("list"), list).unwrap();
+
+        Self {
+            hub: Hub::start_on(host, &[]),
+            www,
+            direct,
+            network,
+            scratch,
+        }
+    }
+
+    /// Starts a spoke that knows the hub by name, with the list in its environment.
+    fn spoke(&self, host: &Host, flags: &[&str]) -> Daemon {
+        // No name belongs to the address, as with most servers: their script
+        // takes what ping prints for one.
+        host.etc("hosts", "198.18.1.2 198.18.1.2 hub.example\n");
+        let mut command = host.command(env!("CARGO_BIN_EXE_dtun"));
+        command
+            .args([
+                "-key",
+                "foo",
+                "-connect",
+                "hub.example:443",
+                "-id",
+                "laptop",
+            ])
+            .args(["-keepalive", "1s"])
+            .args(["-state", &self.scratch.path("state")])
+            .args(flags)
+            .env("DTUN_BYPASS", self.scratch.path("list"));
+
+        Daemon::spawn(command)
+    }
+}
+
+/// Connects to `at`, an address of `to`; returns the address that `to` sees.
+#[track_caller]
+fn seen(from: &Netns, to: &Netns, at: impl Into<IpAddr>) -> IpAddr {
+    let listener = to.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap());
+    let address = (at.into(), listener.local_addr().unwrap().port()).into();
+    let timeout = Duration::from_secs(2);
+    let connection = until(&format!("a connection to {address}"), PATIENCE, || {
+        from.enter(|| TcpStream::connect_timeout(&address, timeout))
+            .ok()
+    });
+
+    let (_, peer) = listener.accept().unwrap();
+    drop(connection);
+    peer.ip().to_canonical()
+}
+
+fn tables(netns: &Netns) -> String {
+    ["-4", "-6"]
+        .map(|family| netns.ip(&format!("{family} route show table all")))
+        .concat()
+}
+
+/// The routes as they will be without the tunnel and what its script set.
+fn laptop_without_tunnel(laptop: &Netns) -> String {
+    tables(laptop)
+        .lines()
+        .filter(|route| !route.contains("proto 117") && !route.contains("dev dtun0"))
+        .map(|route| format!("{route}\n"))
+        .collect()
+}
+
+const SPLIT: [&str; 4] = [
+    "-up",
+    concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/up-split.sh"),
+    "-down",
+    concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/down-split.sh"),
+];
+
+const WWW4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+const WWW6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 2);
+const HUB_AT_WWW4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+const HUB_AT_WWW6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 1);
+
+/// For what may need a few dials.
+const PATIENCE: Duration = Duration::from_secs(30);
