@@ -18,6 +18,8 @@ pub(crate) enum Report {
     NotAccepted { hub: SocketAddr, hint: String },
     /// The hub took the key, and says why there is no tunnel.
     Refused { hub: SocketAddr, why: String },
+    /// The hub took the key, and then nothing more came of it.
+    Interrupted { hub: SocketAddr, why: String },
     /// What the hub gives cannot be used here.
     Unusable { hub: SocketAddr, why: String },
     /// Nothing answers.
@@ -89,7 +91,15 @@ impl Report {
                 Failure::NotOpened(NotOpened::Refused(why)) => {
                     return Self::Refused { hub: addr, why };
                 }
-                Failure::NotOpened(error) => {
+                Failure::NotOpened(
+                    error @ (NotOpened::NoMeta | NotOpened::Closed | NotOpened::Io(_)),
+                ) => {
+                    return Self::Interrupted {
+                        hub: addr,
+                        why: error.to_string(),
+                    };
+                }
+                Failure::NotOpened(error @ NotOpened::BadMeta(_)) => {
                     return Self::Unusable {
                         hub: addr,
                         why: error.to_string(),
@@ -115,7 +125,7 @@ impl Report {
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
             Self::NotAccepted { .. } | Self::Refused { .. } | Self::Unusable { .. } => true,
-            Self::Unresolved { .. } | Self::Unreachable { .. } => false,
+            Self::Unresolved { .. } | Self::Interrupted { .. } | Self::Unreachable { .. } => false,
         }
     }
 }
@@ -134,6 +144,9 @@ impl fmt::Display for Report {
                  compare -key on both sides"
             ),
             Self::Refused { hub, why } => write!(f, "the hub at {hub} says: {why}"),
+            Self::Interrupted { hub, why } => {
+                write!(f, "the hub at {hub} took the key, but then: {why}")
+            }
             Self::Unusable { hub, why } => write!(f, "the hub at {hub} gives no tunnel: {why}"),
             Self::Unreachable { hub } => {
                 write!(f, "nothing answers: ")?;
@@ -220,6 +233,15 @@ mod tests {
             "nothing answers: 192.0.2.1:443 refused; a machine is there, but dtun \
              does not run on it, or on another port"
         );
+    }
+
+    #[test]
+    fn a_hub_whose_meta_was_lost_is_asked_again_soon() {
+        let addr = "192.0.2.1:443".parse().unwrap();
+
+        let report = Report::of("laptop", vec![(addr, NotOpened::NoMeta.into())]);
+
+        assert!(!report.is_refusal());
     }
 
     #[test]

@@ -182,7 +182,7 @@ fn our_spoke_is_served_by_a_go_hub_through_the_loss_of_each_single_datagram() {
         let _relay = Relay::start(&network.router, at, target, losing(way, place));
 
         let mut spoke = Spoke::start_on(host, &["-connect", &at.to_string()]);
-        spoke.line_within("tunnel up", PATIENT);
+        spoke.line_within("tunnel up", 2 * SOON);
 
         let own = IpAddr::V4(Ipv4Addr::new(10, 9, number, 1));
         reaches_within(&spoke.host, own, PATIENT);

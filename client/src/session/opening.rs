@@ -33,13 +33,13 @@ pub(crate) struct Terms {
 /// Why there is no session after a good handshake.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotOpened {
-    #[error("hub sent no addresses")]
+    #[error("it sent no addresses")]
     NoMeta,
     #[error("hub's first message cannot be used: {0}")]
     BadMeta(#[from] MetaError),
     #[error("hub says: {0}")]
     Refused(String),
-    #[error("hub closed the session at once")]
+    #[error("it closed the session at once")]
     Closed,
     #[error("socket failed: {0}")]
     Io(#[from] std::io::Error),
@@ -181,8 +181,9 @@ fn answer(hub: &HubMeta, terms: &Terms) -> SpokeMeta {
 /// A hub of ours says its meta up to six times, every three seconds.
 const META_REPEATED: Duration = Duration::from_secs(17);
 
-/// A hub that speaks only this suite may be the Go program, which says it once.
-const META_ONCE: Duration = Duration::from_secs(8);
+/// A hub that speaks only this suite may be the Go program, which says it once,
+/// after it has run `ip` three times.
+const META_ONCE: Duration = Duration::from_secs(4);
 
 const AFTER_META: Duration = Duration::from_millis(200);
 const MAX_DATAGRAM: usize = 65_535;
