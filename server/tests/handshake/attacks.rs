@@ -165,6 +165,52 @@ fn a_cookie_is_worth_nothing_to_another_address() {
 }
 
 #[test]
+fn more_forged_key_exchanges_than_are_kept_are_outlived_by_the_next_repeat() {
+    let mut hub = Hub::new();
+    let mut spoke = Spoke::new(1);
+    hub.greet(peer(1), &mut spoke);
+    let key_exchange = spoke.key_exchange();
+    hub.deliver(peer(1), &key_exchange);
+    for n in 0..10 {
+        let mut forger = Spoke::new(n).with_hint(format!("mallory{n}").as_bytes());
+        let forged = forger.forge_key_exchange();
+        hub.deliver(peer(1), &forged);
+    }
+    let finished = spoke.finished();
+    hub.deliver(peer(1), &finished);
+    assert!(hub.established.is_empty());
+
+    hub.pass(Duration::from_millis(250));
+    let session = hub.conclude(peer(1), &mut spoke);
+
+    assert_eq!(session.hint, "laptop");
+    let later = hub.pass(Duration::from_secs(5));
+    assert!(later.is_empty(), "{later:?}");
+}
+
+#[test]
+fn forged_repeats_do_not_use_up_the_final_flight() {
+    let mut hub = Hub::new();
+    let mut spoke = Spoke::new(1);
+    hub.greet(peer(1), &mut spoke);
+    let flight = spoke.flight(hub.now);
+    hub.deliver(peer(1), &flight);
+    for _ in 0..50 {
+        hub.pass(Duration::from_millis(100));
+        let mut forged = spoke.flight(hub.now);
+        let last = forged.len() - 1;
+        forged[last] ^= 1;
+        assert!(hub.deliver(peer(1), &forged).is_empty());
+    }
+
+    let again = spoke.flight(hub.now);
+    for answer in hub.deliver(peer(1), &again) {
+        spoke.handle_datagram(&answer);
+    }
+    assert!(spoke.session.is_some());
+}
+
+#[test]
 fn forgeries_before_every_step_do_not_stop_a_handshake_in_progress() {
     for only in Forgery::ALL {
         for seed in 0..20 {
