@@ -289,12 +289,17 @@ struct Forger {
 
 impl Forger {
     fn new(hub: &mut Hub, seed: u64) -> Self {
-        let recording = record(hub, peer(1), seed);
-        // Long enough ago that the hub has forgotten it; its cookie is good no more.
-        // A younger one is opened beside, which only costs.
-        if seed.is_multiple_of(2) {
-            hub.pass(Duration::from_secs(121));
-        }
+        // Of a handshake that the hub remembers as done, one it has forgotten,
+        // or one that was given up.
+        let recording = match seed % 3 {
+            0 => record(hub, peer(1), seed),
+            1 => {
+                let recording = record(hub, peer(1), seed);
+                hub.pass(Duration::from_secs(121));
+                recording
+            }
+            _ => record_unfinished(hub, peer(1), seed),
+        };
 
         Self {
             random: Random(seed),
@@ -342,6 +347,23 @@ impl Forger {
                 .collect(),
         }
     }
+}
+
+/// The spoke's datagrams of a handshake without its Finished.
+fn record_unfinished(hub: &mut Hub, from: SocketAddr, seed: u64) -> Vec<Vec<u8>> {
+    let mut spoke = Spoke::new(seed);
+    let mut recording = Vec::new();
+    for _ in 0..2 {
+        let flight = spoke.flight(hub.now);
+        for answer in hub.deliver(from, &flight) {
+            spoke.handle_datagram(&answer);
+        }
+        recording.push(flight);
+    }
+    recording.push(spoke.key_exchange());
+    hub.pass(Duration::from_secs(31));
+
+    recording
 }
 
 /// The spoke's datagrams of one whole handshake.

@@ -312,16 +312,11 @@ fn a_wrong_key_and_an_unknown_hint_get_the_same_alert_after_a_second() {
         let flight = spoke.flight(hub.now);
         assert!(hub.deliver(peer(1), &flight).is_empty());
 
-        let alerts: Vec<_> = hub
-            .pass(Duration::from_secs(20))
-            .into_iter()
-            .filter(|(_, datagram)| datagram[0] == ContentType::Alert.byte())
-            .collect();
+        let sent = hub.pass(Duration::from_secs(20));
 
-        let [(at, alert)] = &alerts[..] else {
-            panic!("{} alerts", alerts.len());
-        };
-        assert_eq!(*at, Duration::from_secs(1));
+        let times: Vec<_> = sent.iter().map(|(at, _)| at.as_millis()).collect();
+        assert_eq!(times, [250, 750, 1000], "two repeats and the alert");
+        let (_, alert) = &sent[2];
         spoke.handle_datagram(alert);
         assert_eq!(spoke.alerts, [Alert::fatal(DECRYPT_ERROR)]);
         assert_eq!(hub.core.counters().half_open, 1);
@@ -346,6 +341,38 @@ fn the_right_key_after_a_wrong_one_is_good_and_nobody_gets_an_alert() {
 
     let later = hub.pass(Duration::from_secs(5));
     assert!(later.is_empty(), "{later:?}");
+}
+
+#[test]
+fn a_finished_that_the_transcript_does_not_explain_is_a_wrong_one() {
+    let mut hub = Hub::new();
+    let mut spoke = Spoke::new(1);
+    hub.greet(peer(1), &mut spoke);
+    let key_exchange = spoke.key_exchange();
+    hub.deliver(peer(1), &key_exchange);
+    for (seq, verify_data) in [(3, [7; 12].as_slice()), (3, &[7; 11]), (2, &[7; 12])] {
+        let wrong = spoke.sealed_message(HandshakeType::Finished, seq, verify_data);
+        assert!(hub.deliver(peer(1), &wrong).is_empty());
+    }
+    assert!(hub.established.is_empty());
+
+    hub.conclude(peer(1), &mut spoke);
+}
+
+#[test]
+fn a_finished_handshake_ends_those_that_began_before_it_and_no_later_one() {
+    let mut hub = Hub::new();
+    let mut spokes = [1, 2, 3].map(Spoke::new);
+    for spoke in &mut spokes {
+        hub.greet(peer(1), spoke);
+    }
+    assert_eq!(hub.core.counters().half_open, 3);
+
+    hub.conclude(peer(1), &mut spokes[1]);
+    assert_eq!(hub.core.counters().half_open, 1);
+
+    hub.conclude(peer(1), &mut spokes[2]);
+    assert_eq!(hub.core.counters().half_open, 0);
 }
 
 #[test]

@@ -162,6 +162,20 @@ impl Spoke {
         record
     }
 
+    /// A handshake message under the keys of the handshake.
+    pub(crate) fn sealed_message(&mut self, kind: HandshakeType, seq: u16, body: &[u8]) -> Vec<u8> {
+        let mut record = Vec::new();
+        let sealer = &self.keyed.as_ref().unwrap().sealer;
+        sealer
+            .seal(
+                ContentType::Handshake,
+                &message(kind, seq, body),
+                &mut record,
+            )
+            .unwrap();
+        record
+    }
+
     /// An application record under the keys of the handshake.
     pub(crate) fn application(&mut self, content: &[u8]) -> Vec<u8> {
         let sealer = match (&self.session, &self.keyed) {
