@@ -131,8 +131,11 @@ impl Tunnel {
         self.allow(result, "set the device up")?;
         self.up = true;
 
-        self.install_addresses().await?;
+        let ip6 = self.install_addresses().await?;
         for pool in self.plan.pools.clone() {
+            if !ip6 && matches!(pool, IpNet::V6(_)) {
+                continue;
+            }
             let result = self.netlink.add_route(pool, Via::Device(index)).await;
             match result {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -228,7 +231,8 @@ impl Tunnel {
         Ok(())
     }
 
-    async fn install_addresses(&mut self) -> Result<(), TunnelError> {
+    /// Whether the device has an IPv6 address then.
+    async fn install_addresses(&mut self) -> Result<bool, TunnelError> {
         let index = self.index();
         let addresses = self.plan.addresses;
         let present = self
@@ -245,7 +249,7 @@ impl Tunnel {
             self.added.push(IpAddr::V4(local).into());
         }
         let Some((local, peer)) = addresses.ip6 else {
-            return Ok(());
+            return Ok(false);
         };
         if !is_present(local.addr().into()) {
             let result = self
@@ -254,15 +258,18 @@ impl Tunnel {
                 .await;
             match result {
                 Ok(()) => self.added.push(IpAddr::V6(local.addr()).into()),
-                // Switched off by sysctl, or not in the kernel.
-                Err(error) => tracing::warn!(
-                    %error,
-                    "this machine takes no IPv6 address: the tunnel carries IPv4 only",
-                ),
+                // A sysctl may forbid it for this device alone.
+                Err(error) => {
+                    tracing::warn!(
+                        %error,
+                        "this machine takes no IPv6 address: the tunnel carries IPv4 only",
+                    );
+                    return Ok(false);
+                }
             }
         }
 
-        Ok(())
+        Ok(true)
     }
 
     /// Passes errors on, but for rights that an attached device does not give.
@@ -292,9 +299,9 @@ pub(crate) fn own_mtu(told: Option<u16>, route: Option<(u32, IpAddr)>) -> u16 {
     told.unwrap_or(fits).max(LEAST_MTU)
 }
 
-/// The lower of both ends' MTUs.
+/// The lower of both ends' MTUs; a hub that says none is the Go program.
 pub(crate) fn common_mtu(own: u16, hub: Option<u16>) -> u16 {
-    hub.map_or(own, |hub| own.min(hub)).max(LEAST_MTU)
+    own.min(hub.unwrap_or(GO_BUFFER)).max(LEAST_MTU)
 }
 
 fn setup(what: &'static str) -> impl FnOnce(io::Error) -> TunnelError {
@@ -306,6 +313,9 @@ const DEFAULT_MTU: u16 = 1400;
 
 /// A device below it loses its IPv6 addresses.
 const LEAST_MTU: u16 = 1280;
+
+/// The Go program's buffer for a record: a longer one ends its session.
+const GO_BUFFER: u16 = 1500;
 
 /// Header, explicit nonce and the longest tag.
 const RECORD_OVERHEAD: u32 = 13 + 8 + 16;
@@ -334,5 +344,6 @@ mod tests {
         assert_eq!(common_mtu(1400, Some(1300)), 1300);
         assert_eq!(common_mtu(1400, Some(576)), 1280);
         assert_eq!(common_mtu(1400, None), 1400);
+        assert_eq!(common_mtu(9000, None), 1500);
     }
 }

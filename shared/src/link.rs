@@ -220,6 +220,14 @@ pub fn forwarding6() -> bool {
     reads_one("/proc/sys/net/ipv6/conf/all/forwarding")
 }
 
+/// Whether a device that is made now may have IPv6 addresses.
+pub fn takes_ip6() -> bool {
+    ["all", "default"].iter().all(|conf| {
+        let path = format!("/proc/sys/net/ipv6/conf/{conf}/disable_ipv6");
+        fs::read_to_string(path).is_ok_and(|disabled| disabled.trim() == "0")
+    })
+}
+
 fn reads_one(path: &str) -> bool {
     fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
 }

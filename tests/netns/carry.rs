@@ -94,6 +94,20 @@ fn a_hub_without_ipv6_serves_ipv4() {
 }
 
 #[test]
+fn a_spoke_without_ipv6_gets_ipv4() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.sysctl("ipv6/conf/all/disable_ipv6", "1");
+
+    let mut spoke = Spoke::start_on(host, &[]);
+
+    let lease = spoke.lease();
+    assert_eq!(lease.ip6, None, "{}", lease.line);
+    reaches(&spoke.host, HUB4);
+}
+
+#[test]
 fn pool6_none_gives_ipv4_only() {
     let network = Network::new();
     let _hub = Hub::start(&network, &["-pool6", "none"]);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::dtls::alert::Alert;
 use dtun_shared::dtls::header::ContentType;
+use dtun_shared::link;
 use dtun_shared::meta::{Content, HubMeta, MetaError, SpokeMeta};
 use dtun_shared::record::{Opener, Sealer};
 use dtun_shared::udp::UdpSocket;
@@ -69,16 +70,20 @@ impl Session {
             CipherSuite::Ccm8 => META_ONCE,
             CipherSuite::Gcm | CipherSuite::Ccm => META_REPEATED,
         };
-        let meta = tokio::time::timeout(wait, wire.first_meta(dialled.early))
+        let mut meta = tokio::time::timeout(wait, wire.first_meta(dialled.early))
             .await
             .unwrap_or(Err(NotOpened::NoMeta))?;
-        let Some(addresses) = meta.addresses else {
+        let Some(mut addresses) = meta.addresses else {
             // A goodbye that is lost costs the hub an idle session for a while.
             if let Err(error) = wire.send(ContentType::Alert, &[&Alert::CLOSE_NOTIFY.emit()]) {
                 tracing::debug!(%error, "failed to say goodbye");
             }
             return Err(NotOpened::Refused(meta.error.unwrap_or_default()));
         };
+        if !link::takes_ip6() {
+            meta.out6 = false;
+            addresses.ip6 = None;
+        }
 
         let now = Instant::now();
         let mut session = Self {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, anyhow, bail};
 use dtun_shared::device::DeviceError;
-use dtun_shared::link::{Netlink, RouteKind};
+use dtun_shared::link::{self, Netlink, RouteKind};
 use dtun_shared::udp::UdpSocket;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::sync::mpsc;
@@ -266,7 +266,7 @@ struct Chosen {
 
 fn choose(config: &HubConfig, state: &State, machine: &Machine) -> anyhow::Result<Chosen> {
     let (used4, used6) = (state.default_pool4, state.default_pool6);
-    let ip6 = has_ip6();
+    let ip6 = link::takes_ip6();
 
     let (v4, default4) = match config.pool4 {
         Some(net) => {
@@ -333,14 +333,6 @@ fn say_replaced(chosen: IpNet, used: Option<IpNet>, machine: &Machine) {
         let (overlaps, on) = (clash.net, &clash.device);
         tracing::warn!(default = %wanted, %overlaps, on, using = %chosen, "default pool replaced");
     }
-}
-
-/// Whether a device that is made now may have IPv6 addresses.
-fn has_ip6() -> bool {
-    ["all", "default"].iter().all(|conf| {
-        let path = format!("/proc/sys/net/ipv6/conf/{conf}/disable_ipv6");
-        fs::read_to_string(path).is_ok_and(|disabled| disabled.trim() == "0")
-    })
 }
 
 const DEFAULT_LISTEN: SocketAddr =
