@@ -1,12 +1,12 @@
 //! What users read when something is wrong: one line that says what to do.
 
 use std::net::UdpSocket;
-use std::process::Command;
 use std::time::Duration;
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
 use crate::network::Network;
+use crate::nobody::Nobody;
 use crate::scratch::Scratch;
 use crate::tunnel::{Hub, Spoke};
 
@@ -44,7 +44,7 @@ fn a_port_without_a_hub_is_said() {
     let mut spoke = Spoke::start(&network, 2, &["-once"]);
 
     let line = fails(&mut spoke, 1);
-    for part in ["198.18.1.2:443", "refuses"] {
+    for part in ["198.18.1.2:443", "refused"] {
         assert!(line.contains(part), "{part} in {line}");
     }
 }
@@ -126,14 +126,14 @@ fn a_user_without_rights_is_told_what_to_do() {
     let network = Network::new();
     let host = network.host(1);
 
-    for role in [&["-once", "-connect", "198.18.9.2:443"][..], &[]] {
-        // A user's program can't be inside root's folders: it comes as a copy.
-        let copy = Copy::of_dtun();
-        let mut command = host.command("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-        command.args(["--inh-caps=-all", "--bounding-set=-all"]);
-        command.args([&copy.0, "-key", "foo", "-listen", "0.0.0.0:4443"]);
-        command.args(role);
+    let nobody = Nobody::new();
+
+    for role in [
+        &["-once", "-connect", "198.18.9.2:443"][..],
+        &["-listen", "0.0.0.0:4443"],
+    ] {
+        let args = [&["-key", "foo"], role].concat();
+        let command = nobody.command(&host, &args);
 
         let line = fails(&mut Daemon::spawn(command), 1);
         assert!(line.contains("root") || line.contains("sudo"), "{line}");
@@ -188,27 +188,3 @@ fn fails(daemon: &mut Daemon, code: i32) -> String {
 }
 
 const DTUN: &str = env!("CARGO_BIN_EXE_dtun");
-
-/// The program where everyone may run it.
-struct Copy(String);
-
-impl Copy {
-    fn of_dtun() -> Self {
-        let path = format!("/tmp/dtun-test-{}", std::process::id());
-        let made = Command::new("install")
-            .args(["-m", "755", DTUN, &path])
-            .status()
-            .unwrap();
-        assert!(made.success());
-
-        Self(path)
-    }
-}
-
-impl Drop for Copy {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            eprintln!("{}: {error}", self.0);
-        }
-    }
-}

@@ -13,6 +13,7 @@ mod daemon;
 mod go_peer;
 mod namespace;
 mod network;
+mod nobody;
 mod relay;
 mod scratch;
 mod traffic;
@@ -21,8 +22,10 @@ mod wait;
 
 mod carry;
 mod errors;
+mod forged;
 mod hooks;
 mod interop;
+mod leases;
 mod lossy;
 mod peernets;
 mod picture;

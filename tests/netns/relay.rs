@@ -79,6 +79,18 @@ impl Relay {
         state.forgotten.extend(clients.into_values());
     }
 
+    /// Sends a datagram of the test's own as if the other end had.
+    pub(crate) fn forge(&self, way: Direction, datagram: &[u8]) {
+        let state = self.shared.state.lock().unwrap();
+        for (client, back) in &state.clients {
+            match way {
+                Direction::ToHub => back.send_to(datagram, self.shared.hub),
+                Direction::ToSpoke => self.shared.front.send_to(datagram, client),
+            }
+            .unwrap();
+        }
+    }
+
     /// Datagrams that came so far, lost ones too.
     pub(crate) fn seen(&self, direction: Direction) -> usize {
         self.shared.state.lock().unwrap().seen[direction as usize]

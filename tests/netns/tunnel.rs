@@ -20,8 +20,7 @@ pub(crate) const HUB6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 
 pub(crate) struct Hub {
     daemon: Daemon,
     pub(crate) host: Host,
-    /// Where its state is; gone after the daemon.
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 impl Hub {
@@ -42,7 +41,7 @@ impl Hub {
         Self {
             daemon,
             host,
-            _scratch: scratch,
+            scratch,
         }
     }
 
@@ -51,6 +50,11 @@ impl Hub {
     pub(crate) fn restart(&mut self) {
         self.daemon.restart();
         self.daemon.line("listening");
+    }
+
+    /// The folder that it was given for its state.
+    pub(crate) fn state(&self) -> String {
+        self.scratch.path("state")
     }
 
     /// Ends the program and leaves its machine.

@@ -163,7 +163,8 @@ impl Spoke {
     /// machine off.
     async fn plan(&self, session: &Session) -> Result<Plan, String> {
         let addresses = session.addresses();
-        let around = surroundings(&self.netlink, self.tun_index(), &self.config.peernet)
+        let device = self.device_to_be().await;
+        let around = surroundings(&self.netlink, device, &self.config.peernet)
             .await
             .unwrap_or_else(|error| {
                 tracing::debug!(%error, "failed to read this machine's networks");
@@ -192,6 +193,22 @@ impl Spoke {
             mtu,
             pools,
         })
+    }
+
+    /// The index of the device, or of one that is there to be attached to: what
+    /// its owner gave it clashes with nothing.
+    async fn device_to_be(&self) -> Option<u32> {
+        if let (None, Some(name)) = (&self.tunnel, &self.config.tun) {
+            return match self.netlink.link(name).await {
+                Ok(link) => link.map(|link| link.index),
+                Err(error) => {
+                    tracing::debug!(%error, "failed to look for the device");
+                    None
+                }
+            };
+        }
+
+        self.tun_index()
     }
 
     /// Makes or changes the device.

@@ -1,0 +1,170 @@
+//! What the hub keeps for a hint, how long, and what a stop leaves behind.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::daemon::{Daemon, field};
+use crate::namespace::Netns;
+use crate::network::Network;
+use crate::nobody::{self, Nobody};
+use crate::scratch::Scratch;
+use crate::traffic::reaches;
+use crate::tunnel::{HUB4, Hub, SOON, Spoke};
+use crate::wait::until_true;
+
+#[test]
+fn a_device_outlives_its_session_by_the_lease_time() {
+    let network = Network::new();
+    let notes = Scratch::new();
+    let down = notes.script(
+        "down",
+        &format!("echo $EVENT $TUN $HINT >> {}", notes.path("calls")),
+    );
+    let hub = Hub::start(&network, &["-lease", "2s", "-down", &down]);
+    let (mut spoke, _) = Spoke::up(&network, 2, &[]);
+    let device = hub.device("spoke2");
+
+    spoke.terminate();
+    assert_eq!(hub.device("spoke2"), device);
+    until_true("the end of the lease", SOON, || {
+        hub.device("spoke2").is_none()
+    });
+
+    assert_eq!(notes.read("calls"), "down dtun0 spoke2\n");
+}
+
+#[test]
+fn a_damaged_state_is_set_aside_with_a_warning() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let (mut spoke, _) = Spoke::up(&network, 2, &["-keepalive", "1s"]);
+    hub.kill();
+    let files: Vec<_> = fs::read_dir(hub.state())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|it| it == "json"))
+        .collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    fs::write(&files[0], "{\"leases\": [{").unwrap();
+
+    hub.restart();
+
+    hub.line_anywhere(&["WARN", "state"]);
+    spoke.lease();
+    reaches(&spoke.host, HUB4);
+}
+
+#[test]
+fn a_stop_leaves_nothing_behind_on_either_side() {
+    let network = Network::new();
+    let host = network.host(2);
+    let before = picture(&host);
+    let hub_host = network.host(1);
+    let hub_before = picture(&hub_host);
+    let mut hub = Hub::start_on(hub_host, &[]);
+    let mut spoke = Spoke::start_on(host, &["-peernet", "192.168.10.0/24"]);
+    spoke.lease();
+    reaches(&spoke.host, HUB4);
+
+    let start = Instant::now();
+    assert_eq!(spoke.terminate().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(2));
+    hub.line("said goodbye");
+    assert_eq!(hub.terminate().code(), Some(0));
+
+    assert_eq!(picture(&spoke.host), before);
+    assert_eq!(picture(&hub.host), hub_before);
+}
+
+#[test]
+fn a_hub_that_stops_says_goodbye_and_is_found_again_at_once() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let (mut spoke, _) = Spoke::up(&network, 2, &[]);
+
+    hub.terminate();
+    spoke.line_within("tunnel down", Duration::from_secs(2));
+    hub.restart();
+
+    spoke.line_within("tunnel up", Duration::from_secs(5));
+}
+
+#[test]
+fn the_lower_mtu_of_both_holds() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &["-mtu", "1350"]);
+    let (low, _) = Spoke::up(&network, 2, &["-mtu", "1300"]);
+    let (high, _) = Spoke::up(&network, 3, &["-mtu", "1390"]);
+
+    assert_eq!(mtu(&low.host, "dtun0"), 1300);
+    assert_eq!(mtu(&high.host, "dtun0"), 1350);
+    let at_hub = |hint| mtu(&hub.host, &hub.device(hint).unwrap().name);
+    assert_eq!(at_hub("spoke3"), 1350);
+    until_true("the hub's end for the low one", SOON, || {
+        at_hub("spoke2") == 1300
+    });
+}
+
+#[test]
+fn a_persistent_device_is_attached_to_without_rights_and_left_as_it_was() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    let nobody = Nobody::new();
+    host.ip(&format!("tuntap add dev mine mode tun user {}", nobody::ID));
+    host.sysctl("ipv6/conf/mine/addr_gen_mode", "1");
+    host.ip("addr add 10.0.0.2 peer 10.0.0.1 dev mine");
+    host.ip("link set mine up");
+    let before = host.ip("addr show dev mine");
+    let args = ["-key", "foo", "-connect", "198.18.1.2:443", "-tun", "mine"];
+
+    let mut spoke = Daemon::spawn(nobody.command(&host, &args));
+    let line = spoke.line("tunnel up");
+
+    assert_eq!(field(&line, "device").as_deref(), Some("mine"));
+    reaches(&host, HUB4);
+    assert_eq!(spoke.terminate().code(), Some(0));
+    // Without a program that holds it, it has no carrier, as before.
+    assert_eq!(host.ip("addr show dev mine"), before);
+}
+
+#[test]
+fn a_log_for_machines_is_json_in_every_line() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &["-log-format", "json"]);
+    let (mut spoke, _) = Spoke::up(&network, 2, &[]);
+    spoke.terminate();
+    hub.line("session down");
+    hub.terminate();
+
+    for line in hub.text().lines() {
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+        assert!(value.is_object());
+    }
+}
+
+fn mtu(netns: &Netns, device: &str) -> u64 {
+    let links: Value =
+        serde_json::from_str(&netns.ip(&format!("-j link show dev {device}"))).unwrap();
+
+    links[0]["mtu"].as_u64().unwrap()
+}
+
+/// Links and routes, but for what the kernel does by itself.
+fn picture(netns: &Netns) -> String {
+    let links = netns.ip("-br link");
+    let four = netns.ip("-4 route show table all");
+    let six = netns.ip("-6 route show table all");
+
+    let mut lines: Vec<_> = [links, four, six]
+        .iter()
+        .flat_map(|text| text.lines())
+        .map(|line| line.trim_end().to_owned())
+        .filter(|line| !line.contains("fe80:") && !line.contains("ff00:"))
+        .collect();
+    lines.sort();
+
+    lines.join("\n")
+}
