@@ -8,8 +8,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
+use std::time::Duration;
 
 use crate::namespace::Netns;
+use crate::wait::until_true;
 
 pub(crate) struct Network {
     pub(crate) router: Netns,
@@ -89,6 +91,15 @@ pub(crate) fn connect(left: &Netns, left_end: &str, right: &Netns, right_end: &s
     for (netns, end) in [(left, left_end), (right, right_end)] {
         netns.sysctl(&format!("ipv6/conf/{end}/accept_dad"), "0");
         netns.ip(&format!("link set {end} up"));
+    }
+    // The kernel adds link-local routes a moment later, which a test that
+    // compares routes would take for a change.
+    for (netns, end) in [(left, left_end), (right, right_end)] {
+        until_true("a link-local address", Duration::from_secs(5), || {
+            netns
+                .ip(&format!("-6 route show table local dev {end}"))
+                .contains("local fe80:")
+        });
     }
 }
 
