@@ -73,11 +73,15 @@ struct Spoke {
     /// When to look at the network: changes come in bursts.
     look: Option<Instant>,
     slept: Duration,
+    /// When to ask next whether the machine slept: its timers sleep too.
+    tick: Instant,
     /// Packets read from the device while there was no session.
     homeless: u64,
     told_nothing_routed: bool,
     told_loop: bool,
     told_left_out: bool,
+    /// The hook's routes would cut the session off again.
+    withhold_hook: bool,
     inner: Vec<u8>,
     outer: Vec<u8>,
 }
@@ -120,10 +124,12 @@ impl Spoke {
             network: Network::default(),
             look: None,
             slept: slept().unwrap_or_default(),
+            tick: Instant::now(),
             homeless: 0,
             told_nothing_routed: false,
             told_loop: false,
             told_left_out: false,
+            withhold_hook: false,
             inner: vec![0; MAX_PACKET],
             outer: vec![0; MAX_PACKET],
         })

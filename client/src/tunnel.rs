@@ -25,6 +25,8 @@ pub(crate) struct Tunnel {
     up: bool,
     /// Addresses that we put on it.
     added: Vec<IpNet>,
+    /// Networks that we routed into it.
+    routed: Vec<IpNet>,
 }
 
 /// What the device is to have.
@@ -72,6 +74,7 @@ impl Tunnel {
             attached,
             up: false,
             added: Vec::new(),
+            routed: Vec::new(),
         };
         if !attached {
             netlink
@@ -127,13 +130,17 @@ impl Tunnel {
     pub(crate) async fn install(&mut self) -> Result<(), TunnelError> {
         let index = self.index();
         let mtu = u32::from(self.plan.mtu);
-        let result = self.netlink.set_up(index, mtu).await;
-        self.allow(result, "set the device up")?;
+        if !self.is_set_up(mtu).await {
+            let result = self.netlink.set_up(index, mtu).await;
+            self.allow(result, "set the device up")?;
+        }
         self.up = true;
 
         let ip6 = self.install_addresses().await?;
+        let present = self.present_routes().await;
         for pool in self.plan.pools.clone() {
-            if !ip6 && matches!(pool, IpNet::V6(_)) {
+            let is_moot = !ip6 && matches!(pool, IpNet::V6(_));
+            if is_moot || present.contains(&pool) {
                 continue;
             }
             let result = self.netlink.add_route(pool, Via::Device(index)).await;
@@ -141,13 +148,11 @@ impl Tunnel {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     tracing::warn!(%pool, "the hub's pool is routed elsewhere on this machine already");
                 }
-                result => self.allow(result, "route the hub's pool into the device")?,
+                result => {
+                    self.allow(result, "route the hub's pool into the device")?;
+                    self.routed.push(pool);
+                }
             }
-        }
-
-        // Else a hook's route via the hub's IPv6 address may be refused.
-        if let Err(error) = self.netlink.settle(index).await {
-            tracing::debug!(%error, "IPv6 addresses not in use yet");
         }
 
         Ok(())
@@ -155,16 +160,8 @@ impl Tunnel {
 
     /// Gives the device other addresses, another MTU, other pools.
     pub(crate) async fn change(&mut self, plan: Plan) -> Result<(), TunnelError> {
-        let index = self.index();
         if plan.addresses != self.plan.addresses {
-            for pool in &self.plan.pools {
-                let result = self.netlink.delete_route(*pool, Via::Device(index)).await;
-                self.allow(result, "remove the route of the hub's former pool")?;
-            }
-            for net in std::mem::take(&mut self.added) {
-                let result = self.netlink.remove_address(index, net).await;
-                self.allow(result, "remove a former address")?;
-            }
+            self.take_back().await?;
         }
         self.plan = plan;
 
@@ -218,9 +215,15 @@ impl Tunnel {
         if !self.attached {
             return Ok(()); // It goes with its descriptor.
         }
+
+        self.take_back().await
+    }
+
+    /// Removes what we added to the device.
+    async fn take_back(&mut self) -> Result<(), TunnelError> {
         let index = self.index();
-        for pool in &self.plan.pools {
-            let result = self.netlink.delete_route(*pool, Via::Device(index)).await;
+        for pool in std::mem::take(&mut self.routed) {
+            let result = self.netlink.delete_route(pool, Via::Device(index)).await;
             self.allow(result, "remove the route of the hub's pool")?;
         }
         for net in std::mem::take(&mut self.added) {
@@ -229,6 +232,29 @@ impl Tunnel {
         }
 
         Ok(())
+    }
+
+    /// Whether the owner of an attached device has set it up already.
+    async fn is_set_up(&self, mtu: u32) -> bool {
+        self.attached
+            && match self.netlink.link_by_index(self.index()).await {
+                Ok(Some(link)) => link.up && link.mtu == mtu,
+                Ok(None) | Err(_) => false,
+            }
+    }
+
+    /// What the owner of an attached device has routed into it already.
+    async fn present_routes(&self) -> Vec<IpNet> {
+        if !self.attached {
+            return Vec::new();
+        }
+        let routes = self.netlink.routes().await.unwrap_or_default();
+
+        routes
+            .into_iter()
+            .filter(|route| route.oif == Some(self.index()))
+            .map(|route| route.net)
+            .collect()
     }
 
     /// Whether the device has an IPv6 address then.
@@ -258,6 +284,10 @@ impl Tunnel {
                 .await;
             match result {
                 Ok(()) => self.added.push(IpAddr::V6(local.addr()).into()),
+                Err(error) if self.attached => {
+                    self.allow(Err(error), "give the device its IPv6 address")?;
+                    return Ok(false);
+                }
                 // A sysctl may forbid it for this device alone.
                 Err(error) => {
                     tracing::warn!(

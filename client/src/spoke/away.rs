@@ -176,6 +176,7 @@ impl Spoke {
 
     /// Whether the machine slept since the last time somebody asked.
     pub(super) fn has_slept(&mut self) -> bool {
+        self.tick = Instant::now() + TICK;
         let slept = slept().unwrap_or(self.slept);
         let woke = slept > self.slept + NAP;
         self.slept = slept;
@@ -184,7 +185,7 @@ impl Spoke {
     }
 
     fn next_duty(&self) -> Instant {
-        let mut at = Instant::now() + TICK;
+        let mut at = self.tick;
         if let Some(look) = self.look {
             at = at.min(look);
         }
@@ -271,7 +272,9 @@ impl Spoke {
         if let Err(error) = tunnel.withdraw_others().await {
             tracing::warn!(%error, "failed to withdraw routes");
         }
-        if let Some(hooked) = &mut self.hooked {
+        if let Some(hooked) = &mut self.hooked
+            && !std::mem::take(&mut self.withhold_hook)
+        {
             hooked.forget();
         }
         self.network = self.look_around().await;
@@ -291,8 +294,8 @@ const REST: Duration = Duration::from_millis(100);
 /// How often to look without being told.
 const BLIND: Duration = Duration::from_secs(2);
 
-/// How often to ask whether the machine slept: its timers sleep too.
-pub(super) const TICK: Duration = Duration::from_secs(2);
+/// How late the end of a sleep may be noticed.
+const TICK: Duration = Duration::from_secs(2);
 
 /// The two clocks differ by less when the machine is awake.
 const NAP: Duration = Duration::from_secs(1);

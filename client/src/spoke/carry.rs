@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use dtun_shared::link::Change;
 
-use super::away::TICK;
 use super::routing::{near, rounded};
 use super::{End, Spoke};
 use crate::attempt::{Failure, Round};
@@ -32,6 +31,8 @@ struct Watch {
     renew_after: Instant,
     /// The link that the session's datagrams leave by.
     oif: Option<u32>,
+    /// Whether the hub had its way out after the last hook.
+    is_clear: bool,
 }
 
 impl Spoke {
@@ -44,6 +45,7 @@ impl Spoke {
             renewal: None,
             renew_after: now,
             oif: None,
+            is_clear: false,
         };
         if let Some(end) = self.look_at_way(&mut watch).await {
             return end;
@@ -64,7 +66,11 @@ impl Spoke {
                     self.note(change);
                     None
                 }
-                Wake::Hooks => None,
+                Wake::Hooks => {
+                    watch.is_clear = false;
+                    self.look = Some(Instant::now());
+                    None
+                }
                 Wake::Renewed(result) => self.renewed(result, &mut watch).await,
                 Wake::Timer => self.timers(&mut watch).await,
             };
@@ -82,7 +88,7 @@ impl Spoke {
         let Some(session) = &self.session else {
             return Err(End::Goodbye);
         };
-        let mut timer = session.poll_timeout().min(Instant::now() + TICK);
+        let mut timer = session.poll_timeout().min(self.tick);
         for at in [self.look, watch.say].into_iter().flatten() {
             timer = timer.min(at);
         }
@@ -224,19 +230,22 @@ impl Spoke {
     async fn look_at_way(&mut self, watch: &mut Watch) -> Option<End> {
         let session = self.session.as_ref()?;
         let (hub, local) = (session.hub(), session.local_addr().ok());
+        let was_idle = self.hooks.is_idle();
         match self.way_to(hub).await {
             Ok(Way::Out(hop)) => {
                 if *watch.oif.get_or_insert(hop.oif) != hop.oif {
                     return Some(End::Uplink("the uplink changed"));
                 }
+                watch.is_clear |= was_idle;
             }
             Ok(Way::IntoTunnel) => {
                 // The route may be the next thing that a script sets.
-                if !self.hooks.is_idle() {
+                if !was_idle {
                     near(&mut self.look, Instant::now() + HOOK_AT_WORK);
                     return None;
                 }
-                self.tell_loop().await;
+                let is_missing = self.tell_loop().await;
+                self.withhold_hook = is_missing && !watch.is_clear;
                 return Some(End::Uplink("the hub's address is routed into the tunnel"));
             }
             Ok(Way::None) => return Some(End::Uplink("there is no route to the hub")),
@@ -295,20 +304,20 @@ impl Spoke {
         }
     }
 
-    /// Says once which route is missing. A host route that went with its link
-    /// is not missing: it comes back with the hook.
-    async fn tell_loop(&mut self) {
+    /// Says once which route is missing; false if none is. A host route that
+    /// went with its link is not missing: it comes back with the hook.
+    async fn tell_loop(&mut self) -> bool {
         let (Some(session), Some(hooked)) = (&self.session, &self.hooked) else {
-            return;
+            return false;
         };
         let hub = session.hub();
-        let Some((oif, gateway)) = self.default_way(hub).await else {
-            return;
+        let way = self.default_way(hub).await;
+        let Some((oif, gateway)) = way.filter(|way| hooked.uplink() == Some(*way)) else {
+            return false;
         };
-        if self.told_loop || hooked.uplink() != Some((oif, gateway)) {
-            return;
+        if std::mem::replace(&mut self.told_loop, true) {
+            return true;
         }
-        self.told_loop = true;
 
         let (hub, device) = (hub.ip(), self.link_name(oif).await);
         let via = gateway.map_or_else(String::new, |ip| format!("via {ip} "));
@@ -316,6 +325,8 @@ impl Spoke {
             "our own datagrams to the hub are routed into the tunnel and dropped there; \
              missing: ip route add {hub} {via}dev {device}",
         );
+
+        true
     }
 
     /// Link and gateway of the default route outside the tunnel.

@@ -41,7 +41,9 @@ impl Hooked {
         !self.stale
             && self.addresses == other.addresses
             && self.hub == other.hub
-            && self.uplink == other.uplink
+            && self
+                .uplink
+                .is_none_or(|uplink| other.uplink == Some(uplink))
     }
 }
 
@@ -95,6 +97,8 @@ impl Spoke {
         };
         let uplink = match self.way_to(session.hub()).await {
             Ok(Way::Out(Hop { oif, gateway, .. })) => Some((oif, gateway)),
+            // A script is at work, or the session about to end.
+            Ok(Way::IntoTunnel | Way::None) | Err(_) if self.hooked.is_some() => return,
             Ok(Way::IntoTunnel | Way::None) | Err(_) => None,
         };
         let hooked = Hooked {
