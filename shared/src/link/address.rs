@@ -32,6 +32,9 @@ impl Netlink {
     }
 
     /// `ip addr replace LOCAL [peer PEER] dev INDEX nodad`, with prefix 128.
+    ///
+    /// The link must be up: the kernel may lose the route to the peer of an
+    /// address that is added just before the link is set up.
     pub async fn add_address6(
         &self,
         index: u32,
@@ -283,19 +286,21 @@ mod tests {
             let index = tun.index();
             netlink.quiet(index, tun.name()).await.unwrap();
             let peer = "fc00::2".parse().unwrap();
+            netlink.set_up(index, 1400).await.unwrap();
             netlink
                 .add_address6(index, "fc00::1".parse().unwrap(), Some(peer))
                 .await
                 .unwrap();
-            netlink.settle(index).await.unwrap();
-            assert_eq!(netlink.route_to(peer.into()).await.unwrap(), None);
 
             for _ in 0..5 {
-                netlink.set_up(index, 1400).await.unwrap();
                 netlink.settle(index).await.unwrap();
                 let hop = netlink.route_to(peer.into()).await.unwrap();
                 assert_eq!(hop.map(|hop| hop.oif), Some(index));
+
                 netlink.set_down(index).await.unwrap();
+                netlink.settle(index).await.unwrap();
+                assert_eq!(netlink.route_to(peer.into()).await.unwrap(), None);
+                netlink.set_up(index, 1400).await.unwrap();
             }
         });
     }
