@@ -35,7 +35,7 @@ use dtun_shared::record::{Opener, Sealer};
 use candidate::Keyring;
 use cookie::Cookies;
 use final_flight::FinalFlight;
-use half_open::{Done, Due, HalfOpen};
+use half_open::{Done, Due, HalfOpen, LONGEST_FINISHED};
 use table::{Id, Table};
 
 /// Every half-open handshake of the hub, and the final flights of fresh sessions.
@@ -103,7 +103,7 @@ impl Handshakes {
     /// Takes what came from `peer`.
     pub fn handle_datagram(&mut self, now: Instant, peer: SocketAddr, datagram: &[u8]) -> Verdict {
         let mut verdict = Verdict::Consumed;
-        let mut hello_answered = false;
+        let mut allowance = Allowance::default();
         let mut rest = datagram;
 
         for (header, body) in records(datagram) {
@@ -112,7 +112,7 @@ impl Handshakes {
 
             match (header.epoch, header.content) {
                 (0, ContentType::Handshake) => {
-                    self.handle_plaintext(now, peer, &header, body, &mut hello_answered);
+                    self.handle_plaintext(now, peer, &header, body, &mut allowance);
                 }
                 // The epoch of the record after it says as much.
                 (0, ContentType::ChangeCipherSpec) => {}
@@ -121,7 +121,11 @@ impl Handshakes {
                 (1, ContentType::Handshake)
                     if self.in_progress(peer) || self.final_flights.contains_key(&peer) =>
                 {
-                    self.handle_finished(now, peer, record);
+                    if record.len() <= LONGEST_FINISHED && take(&mut allowance.finished) {
+                        self.handle_finished(now, peer, record);
+                    } else {
+                        self.counters.out_of_turn += 1;
+                    }
                 }
                 _ => verdict = Verdict::NotMine,
             }
@@ -203,29 +207,37 @@ impl Handshakes {
         peer: SocketAddr,
         header: &RecordHeader,
         body: &[u8],
-        hello_answered: &mut bool,
+        allowance: &mut Allowance,
     ) {
         let mut messages = fragments(body).peekable();
         if messages.peek().is_none() {
             self.counters.malformed += 1;
         }
         for fragment in messages {
-            if fragment.kind == HandshakeType::ClientHello && !*hello_answered {
-                // One hello, one answer: several must not add up to more than came.
-                *hello_answered = true;
+            if fragment.kind == HandshakeType::ClientHello && take(&mut allowance.hellos) {
                 self.handle_hello(now, peer, header.seq, &fragment);
             } else if fragment.kind == HandshakeType::ClientKeyExchange
                 && header.version == DTLS_1_2
+                && take(&mut allowance.key_exchange)
             {
-                self.handle_key_exchange(now, peer, &fragment);
+                if self.handle_key_exchange(now, peer, &fragment) {
+                    allowance.key_exchange = 0;
+                }
             } else {
                 self.counters.out_of_turn += 1;
             }
         }
     }
 
-    fn handle_key_exchange(&mut self, now: Instant, peer: SocketAddr, fragment: &Fragment<'_>) {
+    /// Whether the message is whole: the datagram has no other.
+    fn handle_key_exchange(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        fragment: &Fragment<'_>,
+    ) -> bool {
         let mut expected = false;
+        let mut whole = false;
         for id in self.table.of(peer).to_vec() {
             if self
                 .table
@@ -233,16 +245,19 @@ impl Handshakes {
                 .is_some_and(|half_open| half_open.expects(fragment))
             {
                 expected = true;
-                self.advance(now, id, fragment);
+                whole |= self.advance(now, id, fragment);
             }
         }
         if !expected {
             self.counters.out_of_turn += 1;
         }
+
+        whole
     }
 
-    /// Takes a piece of the ClientKeyExchange that this handshake waits for.
-    fn advance(&mut self, now: Instant, id: Id, fragment: &Fragment<'_>) {
+    /// Takes a piece of the ClientKeyExchange that this handshake waits for;
+    /// whether it is whole.
+    fn advance(&mut self, now: Instant, id: Id, fragment: &Fragment<'_>) -> bool {
         let assembled;
         let body = if fragment.is_whole() && fragment.total <= MAX_MESSAGE {
             fragment.body
@@ -252,7 +267,7 @@ impl Handshakes {
                     assembled = body;
                     &assembled
                 }
-                None => return,
+                None => return false,
             }
         };
 
@@ -272,6 +287,8 @@ impl Handshakes {
             }
             Some(None) => {}
         }
+
+        true
     }
 
     /// Puts a fragment to the others of its message; the body once it is whole.
@@ -367,6 +384,34 @@ impl Handshakes {
             self.fragment_bytes -= half_open.fragment_bytes();
         }
     }
+}
+
+/// What one datagram may still have done for it. A spoke never needs more, and
+/// an attacker could pack a thousand key exchanges into one, each of which costs
+/// far more than its bytes.
+struct Allowance {
+    /// One hello, one answer: several must not add up to more than came.
+    hellos: u8,
+    /// Fragments, until one makes the message whole.
+    key_exchange: u8,
+    finished: u8,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self {
+            hellos: 1,
+            key_exchange: 8,
+            finished: 1,
+        }
+    }
+}
+
+fn take(left: &mut u8) -> bool {
+    let taken = *left > 0;
+    *left = left.saturating_sub(1);
+
+    taken
 }
 
 fn plaintext_alert(record: u64, description: u8) -> Vec<u8> {

@@ -212,12 +212,10 @@ impl HalfOpen {
         self.early.take()
     }
 
-    /// Takes an epoch-1 handshake record.
+    /// Takes an epoch-1 handshake record, of [`LONGEST_FINISHED`] at most.
     pub(super) fn handle_finished(&mut self, now: Instant, record: &[u8]) -> Option<Done> {
         if self.candidates.is_empty() {
-            if record.len() <= LONGEST_FINISHED {
-                self.early = Some(record.into());
-            }
+            self.early = Some(record.into());
             return None;
         }
 
@@ -375,7 +373,7 @@ fn message(kind: HandshakeType, seq: u16, body: &[u8]) -> Vec<u8> {
 const CANDIDATES: usize = 4;
 
 /// Header, explicit nonce, a 24-byte Finished and the tag take 61 bytes.
-const LONGEST_FINISHED: usize = 64;
+pub(super) const LONGEST_FINISHED: usize = 64;
 
 const FIRST_RESEND: Duration = Duration::from_millis(250);
 const RESENDS: u32 = 6;

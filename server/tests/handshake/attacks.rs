@@ -150,6 +150,53 @@ fn several_hellos_in_one_datagram_get_one_answer() {
 }
 
 #[test]
+fn a_datagram_full_of_key_exchanges_counts_as_one() {
+    let mut hub = Hub::new();
+    let mut spoke = Spoke::new(1);
+    hub.greet(peer(1), &mut spoke);
+    let key_exchange = spoke.key_exchange();
+    hub.deliver(peer(1), &key_exchange);
+    let forged: Vec<u8> = (0..1000)
+        .flat_map(|n: u16| {
+            Spoke::new(0)
+                .with_hint(n.to_string().as_bytes())
+                .forge_key_exchange()
+        })
+        .collect();
+
+    hub.deliver(peer(1), &forged);
+
+    assert_eq!(hub.core.counters().out_of_turn, 999);
+    // Not pushed out, as it would be by four others.
+    let finished = spoke.finished();
+    hub.deliver(peer(1), &finished);
+    assert_eq!(hub.established.len(), 1);
+}
+
+#[test]
+fn a_datagram_full_of_finished_records_costs_one_trial() {
+    let mut hub = Hub::new();
+    let mut spoke = Spoke::new(1);
+    hub.greet(peer(1), &mut spoke);
+    let key_exchange = spoke.key_exchange();
+    hub.deliver(peer(1), &key_exchange);
+    let mut wrong = spoke.finished();
+    wrong[30] ^= 1;
+
+    hub.deliver(peer(1), &wrong.repeat(1000));
+    assert_eq!(hub.core.counters().unverified, 1);
+    assert_eq!(hub.core.counters().out_of_turn, 999);
+
+    let mut long = wrong;
+    long[11..13].copy_from_slice(&16_000_u16.to_be_bytes());
+    long.resize(13 + 16_000, 0);
+    hub.deliver(peer(1), &long);
+    assert_eq!(hub.core.counters().unverified, 1);
+
+    hub.conclude(peer(1), &mut spoke);
+}
+
+#[test]
 fn a_cookie_is_worth_nothing_to_another_address() {
     let mut hub = Hub::new();
     let mut spoke = Spoke::new(1);
