@@ -4,24 +4,25 @@
 //! To a hub that did not announce `Ext` nothing but the meta and IP packets is
 //! ever sent: a control message would end it.
 
+mod counters;
 mod opening;
+mod wire;
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dtun_shared::dtls::CipherSuite;
 use dtun_shared::dtls::alert::{Alert, CLOSE_NOTIFY};
-use dtun_shared::dtls::header::{ContentType, RecordHeader};
-use dtun_shared::dtls::{CipherSuite, RECORD_HEADER};
+use dtun_shared::dtls::header::ContentType;
 use dtun_shared::meta::{Addresses, Content, Control, HubMeta, Refusal};
 use dtun_shared::packet::{Echo, Ends, is_udp_to};
-use dtun_shared::record::{Opener, Refused, Sealer};
-use dtun_shared::udp::UdpSocket;
 
 use crate::liveness::{Act, Death, Liveness};
 
+use wire::{Wire, split_record};
+
+pub(crate) use counters::Counters;
 pub(crate) use opening::{NotOpened, Terms};
 
 /// A session that stands.
@@ -39,41 +40,6 @@ pub(crate) struct Session {
     since: Instant,
     rtt: Option<Duration>,
     counters: Counters,
-}
-
-/// Packets and records that went nowhere.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counters {
-    /// Records that do not authenticate, are old or malformed.
-    pub(crate) refused: u64,
-    /// Content that is neither a packet nor a message.
-    pub(crate) unknown: u64,
-    /// Datagrams that the socket did not take.
-    pub(crate) unsent: u64,
-    /// Packets of a link's own: multicast and link-local.
-    pub(crate) link_scope: u64,
-    /// Our own datagrams, read from our own device.
-    pub(crate) looped: u64,
-}
-
-impl fmt::Display for Counters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut any = false;
-        for (name, count) in [
-            ("refused", self.refused),
-            ("unknown", self.unknown),
-            ("unsent", self.unsent),
-            ("link_scope", self.link_scope),
-            ("looped", self.looped),
-        ] {
-            if count > 0 {
-                write!(f, "{}{name}={count}", if any { " " } else { "" })?;
-                any = true;
-            }
-        }
-
-        if any { Ok(()) } else { f.write_str("none") }
-    }
 }
 
 /// What a datagram of the hub calls for.
@@ -101,18 +67,6 @@ pub(crate) enum Sent {
 enum Heartbeat {
     Control,
     Echo { id: u16, newest: u64 },
-}
-
-/// The sealed side of a session.
-#[derive(Debug)]
-struct Wire {
-    socket: Arc<UdpSocket>,
-    hub: SocketAddr,
-    suite: CipherSuite,
-    sealer: Sealer,
-    opener: Opener,
-    opened: u64,
-    out: Vec<u8>,
 }
 
 impl Session {
@@ -271,8 +225,9 @@ impl Session {
                 deliver(plain);
                 None
             }
-            Content::Control => self.handle_message(now, plain),
-            Content::Other => {
+            Content::Control if self.meta.ext => self.handle_message(now, plain),
+            // Whatever the answer, it would end a hub without extensions.
+            Content::Control | Content::Other => {
                 self.counters.unknown += 1;
                 None
             }
@@ -381,42 +336,6 @@ impl Session {
     }
 }
 
-impl Wire {
-    fn open<'a>(&mut self, record: &'a mut [u8]) -> Result<(ContentType, &'a [u8]), Refused> {
-        let (content, plain) = self.opener.open(record)?;
-        self.opened += 1;
-
-        Ok((content, plain))
-    }
-
-    /// Sends the records of `plains` in one datagram.
-    fn send(&mut self, content: ContentType, plains: &[&[u8]]) -> io::Result<()> {
-        self.out.clear();
-        for plain in plains {
-            self.sealer
-                .seal(content, plain, &mut self.out)
-                .map_err(io::Error::other)?;
-        }
-
-        match self.socket.try_send_to_peer(&self.out) {
-            // The error belongs to an earlier datagram; this one was not sent.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                self.socket.try_send_to_peer(&self.out)?;
-                Err(error)
-            }
-            result => result,
-        }
-    }
-}
-
-/// The first record of a datagram, and what follows it.
-fn split_record(datagram: &mut [u8]) -> Option<(RecordHeader, &mut [u8], &mut [u8])> {
-    let header = RecordHeader::parse(datagram)?;
-    let (record, rest) = datagram.split_at_mut_checked(RECORD_HEADER + header.len)?;
-
-    Some((header, record, rest))
-}
-
 /// Every authenticated fatal alert ends a session as well as a goodbye does.
 fn ends_session(alert: Alert) -> bool {
     alert.description == CLOSE_NOTIFY || alert.level == dtun_shared::dtls::alert::Level::Fatal
@@ -425,3 +344,6 @@ fn ends_session(alert: Alert) -> bool {
 const KEY_RECORDS: u64 = 1 << 28;
 const KEY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

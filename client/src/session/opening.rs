@@ -18,7 +18,8 @@ use dtun_shared::record::{Opener, Sealer};
 use dtun_shared::udp::UdpSocket;
 use ipnet::IpNet;
 
-use super::{Counters, Heartbeat, Session, Wire, ends_session, split_record};
+use super::wire::{Wire, split_record};
+use super::{Counters, Heartbeat, Session, ends_session};
 use crate::dial::Dialled;
 use crate::hint::random;
 use crate::liveness::Liveness;

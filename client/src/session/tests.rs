@@ -1,0 +1,309 @@
+//! A session against the hub's end of its socket, on loopback.
+
+use std::sync::Arc;
+
+use dtun_shared::dtls::RECORD_HEADER;
+use dtun_shared::dtls::alert::DECRYPT_ERROR;
+use dtun_shared::dtls::header::{emit_plaintext, records};
+use dtun_shared::dtls::schedule::{MasterSecret, Secrets};
+use dtun_shared::meta::SpokeMeta;
+use dtun_shared::record::{Opener, Sealer};
+use dtun_shared::udp::UdpSocket;
+use tokio::net::UdpSocket as Peer;
+use tokio::time::timeout;
+
+use super::*;
+use crate::dial::Dialled;
+
+/// The hub's end.
+struct Hub {
+    socket: Peer,
+    spoke: SocketAddr,
+    sealer: Sealer,
+    opener: Opener,
+}
+
+impl Hub {
+    fn record(&self, content: ContentType, plain: &[u8]) -> Vec<u8> {
+        let mut record = Vec::new();
+        self.sealer.seal(content, plain, &mut record).unwrap();
+        record
+    }
+
+    async fn say(&self, content: ContentType, plain: &[u8]) {
+        let record = self.record(content, plain);
+        self.socket.send_to(&record, self.spoke).await.unwrap();
+    }
+
+    /// The contents of the records in the next datagram.
+    async fn hear(&mut self) -> Vec<Vec<u8>> {
+        let mut buf = vec![0; 2000];
+        let (len, _) = timeout(SOON, self.socket.recv_from(&mut buf))
+            .await
+            .expect("a datagram comes")
+            .unwrap();
+        let lengths: Vec<_> = records(&buf[..len])
+            .map(|(_, body)| RECORD_HEADER + body.len())
+            .collect();
+        let mut rest = &mut buf[..len];
+        lengths
+            .into_iter()
+            .map(|len| {
+                let (record, tail) = std::mem::take(&mut rest).split_at_mut(len);
+                rest = tail;
+                self.opener.open(record).unwrap().1.to_vec()
+            })
+            .collect()
+    }
+
+    async fn hears_nothing(&self) {
+        let mut buf = vec![0; 2000];
+        let silence = timeout(SILENCE, self.socket.recv_from(&mut buf)).await;
+        assert!(silence.is_err(), "{silence:?}");
+    }
+}
+
+/// A session's beginning: the spoke's socket, its part of a handshake, the hub.
+async fn handshake() -> (Arc<UdpSocket>, Dialled, Hub) {
+    let peer = Peer::bind("127.0.0.1:0").await.unwrap();
+    let socket = UdpSocket::connect(peer.local_addr().unwrap()).unwrap();
+    let secrets = Secrets {
+        suite: CipherSuite::Gcm,
+        master_secret: MasterSecret::new([7; 48]),
+        client_random: [1; 32],
+        server_random: [2; 32],
+    };
+    let keys = secrets.keys();
+    let hub = Hub {
+        spoke: socket.local_addr().unwrap(),
+        socket: peer,
+        sealer: Sealer::new(secrets.suite, &keys.server, 1, 1),
+        opener: Opener::new(secrets.suite, &keys.client, 1),
+    };
+    let dialled = Dialled {
+        secrets,
+        next_seq: 1,
+        early: Vec::new(),
+    };
+
+    (Arc::new(socket), dialled, hub)
+}
+
+async fn session(meta: &HubMeta) -> (Session, Hub) {
+    let (socket, dialled, hub) = handshake().await;
+    hub.say(ContentType::ApplicationData, &meta.emit()).await;
+    let at = hub.socket.local_addr().unwrap();
+
+    (
+        Session::open(socket, at, dialled, &terms()).await.unwrap(),
+        hub,
+    )
+}
+
+fn terms() -> Terms {
+    Terms {
+        peernet: ["192.168.1.0/24", "192.168.2.0/24"]
+            .map(|net| net.parse().unwrap())
+            .to_vec(),
+        mtu: 1400,
+        keepalive: Duration::from_secs(25),
+    }
+}
+
+fn meta(ext: bool) -> HubMeta {
+    HubMeta {
+        addresses: Some(Addresses {
+            local4: "10.0.0.2/24".parse().unwrap(),
+            peer4: "10.0.0.1/24".parse().unwrap(),
+            ip6: None,
+        }),
+        ext,
+        ..HubMeta::default()
+    }
+}
+
+/// Opens a datagram; returns the packets for the device and the events.
+fn receive(session: &mut Session, mut datagram: Vec<u8>) -> (Vec<Vec<u8>>, Vec<Event>) {
+    let mut packets = Vec::new();
+    let events = session.handle_datagram(Instant::now(), &mut datagram, |packet| {
+        packets.push(packet.to_vec());
+    });
+
+    (packets, events)
+}
+
+#[tokio::test]
+async fn nothing_is_sent_before_the_hubs_meta() {
+    let (socket, dialled, hub) = handshake().await;
+    let at = hub.socket.local_addr().unwrap();
+    let terms = terms();
+    let opening = Session::open(socket, at, dialled, &terms);
+    tokio::pin!(opening);
+
+    tokio::select! {
+        result = &mut opening => panic!("{result:?}"),
+        () = hub.hears_nothing() => {}
+    }
+    hub.say(ContentType::ApplicationData, &meta(true).emit())
+        .await;
+    opening.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_meta_that_came_during_the_handshake_is_taken() {
+    let (socket, mut dialled, hub) = handshake().await;
+    dialled.early = vec![hub.record(ContentType::ApplicationData, &meta(true).emit())];
+    let at = hub.socket.local_addr().unwrap();
+
+    let session = Session::open(socket, at, dialled, &terms()).await.unwrap();
+
+    assert_eq!(session.addresses(), meta(true).addresses.unwrap());
+}
+
+#[tokio::test]
+async fn a_hub_of_ours_gets_the_meta_until_it_has_it_and_again_for_each_copy() {
+    let (mut session, mut hub) = session(&meta(true)).await;
+
+    // The probe in the same datagram shows whether the meta came.
+    let said = hub.hear().await;
+    let answer = SpokeMeta::parse(&said[0]).unwrap();
+    assert_eq!(answer.peernet, terms().peernet);
+    let Ok(Control::Ping(first)) = Control::parse(&said[1]) else {
+        panic!("no probe: {said:?}");
+    };
+
+    // Lost: both are said again.
+    session.handle_timeout(Instant::now() + ANNOUNCE_EVERY);
+    let said = hub.hear().await;
+    assert_eq!(SpokeMeta::parse(&said[0]).unwrap(), answer);
+    let Ok(Control::Ping(second)) = Control::parse(&said[1]) else {
+        panic!("no probe: {said:?}");
+    };
+    assert!(second > first);
+
+    let pong = hub.record(ContentType::ApplicationData, &Control::Pong(second).emit());
+    let (_, events) = receive(&mut session, pong);
+    assert!(matches!(events[..], [Event::Rtt(_)]), "{events:?}");
+    session.handle_timeout(Instant::now() + ANNOUNCE_EVERY);
+    hub.hears_nothing().await;
+
+    let copy = hub.record(ContentType::ApplicationData, &meta(true).emit());
+    receive(&mut session, copy);
+    assert_eq!(SpokeMeta::parse(&hub.hear().await[0]).unwrap(), answer);
+}
+
+#[tokio::test]
+async fn a_go_hub_gets_one_network_once_and_then_packets_only() {
+    let (mut session, mut hub) = session(&meta(false)).await;
+
+    let said = hub.hear().await;
+    assert_eq!(said.len(), 1);
+    assert_eq!(
+        SpokeMeta::parse(&said[0]).unwrap().peernet,
+        [terms().peernet[0]]
+    );
+
+    // Two keepalives and a copy of the meta later there are echoes, no JSON.
+    let copy = hub.record(ContentType::ApplicationData, &meta(false).emit());
+    let now = Instant::now();
+    session.handle_timeout(now + Duration::from_secs(1));
+    session.handle_timeout(now + Duration::from_secs(30));
+    for _ in 0..2 {
+        let said = hub.hear().await;
+        assert!(
+            said.iter().all(|plain| Content::of(plain) == Content::Ip4),
+            "{said:?}"
+        );
+    }
+    receive(&mut session, copy);
+    hub.hears_nothing().await;
+}
+
+#[tokio::test]
+async fn only_our_own_echo_is_kept_from_the_device() {
+    let (mut session, mut hub) = session(&meta(false)).await;
+    hub.hear().await;
+    session.handle_timeout(Instant::now() + Duration::from_secs(1));
+    let mut ours = hub.hear().await.remove(0);
+    let (source, destination) = ours[12..20].split_at_mut(4);
+    source.swap_with_slice(destination);
+    ours[20] = 0; // The type of a reply.
+    let mut users = ours.clone();
+    users[25] ^= 1; // Another identifier.
+
+    let (packets, events) = receive(
+        &mut session,
+        hub.record(ContentType::ApplicationData, &users),
+    );
+    assert_eq!((packets.len(), events.len()), (1, 0));
+    let (packets, events) = receive(
+        &mut session,
+        hub.record(ContentType::ApplicationData, &ours),
+    );
+    assert_eq!((packets.len(), events.len()), (0, 1));
+}
+
+#[tokio::test]
+async fn what_does_not_authenticate_is_counted_and_changes_nothing() {
+    let (mut session, hub) = session(&meta(true)).await;
+    let goodbye = hub.record(ContentType::Alert, &Alert::CLOSE_NOTIFY.emit());
+    let mut forged = goodbye.clone();
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+
+    assert!(receive(&mut session, forged).1.is_empty());
+    assert_eq!(session.counters().refused, 1);
+    let mut plain = Vec::new();
+    let alert = Alert::fatal(DECRYPT_ERROR).emit();
+    emit_plaintext(ContentType::Alert, 9, &alert, &mut plain);
+    assert!(receive(&mut session, plain).1.is_empty());
+
+    let (_, events) = receive(&mut session, goodbye.clone());
+    assert!(matches!(events[..], [Event::Goodbye]), "{events:?}");
+    assert!(receive(&mut session, goodbye).1.is_empty(), "a replay");
+}
+
+#[tokio::test]
+async fn a_hub_that_gives_no_addresses_is_quoted() {
+    let (socket, dialled, hub) = handshake().await;
+    let full = HubMeta {
+        error: Some("address pool 10.0.0.0/24 is full".to_owned()),
+        ..HubMeta::default()
+    };
+    hub.say(ContentType::ApplicationData, &full.emit()).await;
+    let at = hub.socket.local_addr().unwrap();
+
+    let error = Session::open(socket, at, dialled, &terms())
+        .await
+        .unwrap_err();
+
+    assert_eq!(
+        error.to_string(),
+        "hub says: address pool 10.0.0.0/24 is full"
+    );
+}
+
+#[tokio::test]
+async fn our_own_datagram_and_what_stays_on_a_link_do_not_go_out() {
+    let (mut session, mut hub) = session(&meta(true)).await;
+    hub.hear().await;
+    let mut looped = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0];
+    looped.extend([127, 0, 0, 1, 127, 0, 0, 1, 0x30, 0x39]);
+    looped.extend(session.hub().port().to_be_bytes());
+    looped.extend([0, 8, 0, 0]);
+    let mut multicast = looped.clone();
+    multicast[16..20].copy_from_slice(&[224, 0, 0, 251]);
+
+    assert_eq!(session.handle_packet(Instant::now(), &looped), Sent::Looped);
+    assert_eq!(
+        session.handle_packet(Instant::now(), &multicast),
+        Sent::Done
+    );
+
+    hub.hears_nothing().await;
+    assert_eq!(session.counters().looped, 1);
+    assert_eq!(session.counters().link_scope, 1);
+}
+
+const SOON: Duration = Duration::from_secs(5);
+const SILENCE: Duration = Duration::from_millis(100);
