@@ -42,7 +42,10 @@ async fn run(asked: Invocation) -> anyhow::Result<()> {
         Order::Help => print(cli::HELP),
         Order::Version => print(concat!("dtun ", env!("CARGO_PKG_VERSION"), "\n")),
         Order::Hub(config) => dtun_server::run(*config, stop()?).await,
-        Order::Spoke(config) => dtun_client::run(*config, stop()?).await,
+        Order::Spoke(config) => {
+            let stop = stop()?;
+            dtun_client::run(*config, async { _ = stop.await }).await
+        }
         Order::Routes { action, file } => routes::run(action, &file).await,
     }
 }

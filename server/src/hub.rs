@@ -41,14 +41,24 @@ use port::Port;
 use shared::Shared;
 use wire::Event;
 
-/// Serves until `stop` resolves or something fails for good, then says goodbye to every spoke and removes
-/// devices and routes; the leases stay in the state.
-pub async fn run(config: HubConfig, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+/// Serves until `stop` resolves or something fails for good, then says goodbye
+/// to every spoke and leaves what `stop` says; the leases stay in the state.
+pub async fn run(config: HubConfig, stop: impl Future<Output = Stop>) -> anyhow::Result<()> {
     let mut hub = start::start(config).await?;
     let result = hub.serve(stop).await;
-    hub.stop().await;
+    hub.stop(result.as_ref().copied().unwrap_or_default()).await;
 
-    result
+    result.map(|_| ())
+}
+
+/// What a hub that stops leaves on the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stop {
+    /// Nothing.
+    #[default]
+    ForGood,
+    /// Its devices, which the next start attaches to.
+    Restart,
 }
 
 /// State of the loop.
@@ -87,7 +97,7 @@ struct Kept {
 }
 
 impl Hub {
-    async fn serve(&mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    async fn serve(&mut self, stop: impl Future<Output = Stop>) -> anyhow::Result<Stop> {
         tokio::pin!(stop);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -95,7 +105,7 @@ impl Hub {
 
         loop {
             tokio::select! {
-                () = &mut stop => return Ok(()),
+                stop = &mut stop => return Ok(stop),
                 event = self.events.recv() => match event {
                     Some(event) => self.handle_event(event).await,
                     None => return self.wire_failed().await,
@@ -222,7 +232,7 @@ impl Hub {
         self.fence_peernets();
     }
 
-    async fn wire_failed(&mut self) -> anyhow::Result<()> {
+    async fn wire_failed(&mut self) -> anyhow::Result<Stop> {
         (&mut self.wire)
             .await
             .context("the task that serves the socket panicked")?
@@ -231,16 +241,28 @@ impl Hub {
         anyhow::bail!("the task that serves the socket ended")
     }
 
-    /// Goodbye to all, and the machine as it was before.
-    async fn stop(&mut self) {
+    /// Goodbye to all, and the machine as it was before or as the next start
+    /// wants it.
+    async fn stop(&mut self, stop: Stop) {
         for kept in self.kept.values() {
-            self.shared.send_goodbye(&kept.session);
+            // Nothing but the meta goes to a spoke that has not answered it.
+            if kept.session.is_confirmed() {
+                self.shared.send_goodbye(&kept.session);
+            }
             tracing::info!(hint = %kept.session.hint, peer = %kept.session.peer, reason = %Ended::Stopped, "session down");
             self.leases.release(&kept.session.hint, now());
         }
         self.events.close();
         self.kept.clear();
 
+        if stop == Stop::ForGood {
+            self.leave_nothing().await;
+        }
+        self.memory.finish(&self.leases).await;
+        tracing::info!(dropped = %self.shared.counters, "stopped");
+    }
+
+    async fn leave_nothing(&mut self) {
         self.hooks.run_all_down(&self.leases, &mut self.ports).await;
         let ports = self.ports.drain().map(|(_, port)| port).collect();
         if let Err(error) = Port::delete_all(ports, &self.netlink).await {
@@ -251,8 +273,6 @@ impl Hub {
                 tracing::warn!(%pool, %error, "blackhole route not removed");
             }
         }
-        self.memory.finish(&self.leases).await;
-        tracing::info!(dropped = %self.shared.counters, "stopped");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::daemon::{Daemon, field};
@@ -76,6 +77,31 @@ fn a_stop_leaves_nothing_behind_on_either_side() {
 
     assert_eq!(picture(&spoke.host), before);
     assert_eq!(picture(&hub.host), hub_before);
+}
+
+#[test]
+fn a_restart_that_is_announced_keeps_devices_and_what_names_them() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let (mut spoke, first) = Spoke::up(&network, 2, &[]);
+    let device = hub.device("spoke2");
+    hub.host.ip("route add 203.0.113.0/24 dev dtun0");
+
+    hub.signal(Signal::SIGUSR1);
+    assert_eq!(hub.wait().code(), Some(0));
+    spoke.line_within("tunnel down", Duration::from_secs(2));
+    assert_eq!(hub.device("spoke2"), device);
+    hub.restart();
+
+    let again = spoke.lease();
+    assert_eq!((again.ip4, again.ip6), (first.ip4, first.ip6));
+    assert_eq!(hub.device("spoke2"), device);
+    assert!(
+        hub.host
+            .ip("route show")
+            .contains("203.0.113.0/24 dev dtun0")
+    );
+    reaches(&spoke.host, HUB4);
 }
 
 #[test]
