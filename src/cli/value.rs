@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dtun_server::Pool6;
+use dtun_shared::dtls::MAX_PLAINTEXT;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::flags::{Fallback, Networks};
@@ -222,11 +223,12 @@ fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, Str
     Ok(time)
 }
 
+/// A packet goes in one record.
 pub(super) fn mtu(text: &str) -> Result<u16, String> {
     text.parse()
         .ok()
-        .filter(|mtu| (1280..=65_000).contains(mtu))
-        .ok_or_else(|| "not a number from 1280 to 65000; 1400 is the default".to_owned())
+        .filter(|mtu| (1280..=MAX_PLAINTEXT).contains(&usize::from(*mtu)))
+        .ok_or_else(|| format!("not a number from 1280 to {MAX_PLAINTEXT}; 1400 is the default"))
 }
 
 pub(super) fn log_format(text: &str) -> Result<Format, String> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dtun_shared::record::Refused;
+use dtun_shared::record::{NotSealed, Refused};
 
 /// One counter for each reason.
 #[derive(Debug, Default)]
@@ -70,8 +70,19 @@ pub(crate) enum Dropped {
     Unsent,
     /// The keys are used up.
     Exhausted,
+    /// Longer than a record can be.
+    TooLong,
     /// The hub's loop was behind.
     Backlog,
+}
+
+impl From<NotSealed> for Dropped {
+    fn from(not_sealed: NotSealed) -> Self {
+        match not_sealed {
+            NotSealed::Exhausted => Self::Exhausted,
+            NotSealed::TooLong => Self::TooLong,
+        }
+    }
 }
 
 impl From<Refused> for Dropped {
@@ -87,7 +98,7 @@ impl From<Refused> for Dropped {
 }
 
 /// In the order of [`Dropped`].
-const REASONS: [(Dropped, &str); 19] = [
+const REASONS: [(Dropped, &str); 20] = [
     (Dropped::Malformed, "malformed"),
     (Dropped::WrongEpoch, "wrong_epoch"),
     (Dropped::Duplicate, "duplicate"),
@@ -106,6 +117,7 @@ const REASONS: [(Dropped, &str); 19] = [
     (Dropped::SocketFull, "socket_full"),
     (Dropped::Unsent, "unsent"),
     (Dropped::Exhausted, "exhausted"),
+    (Dropped::TooLong, "too_long"),
     (Dropped::Backlog, "backlog"),
 ];
 

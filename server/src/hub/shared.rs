@@ -4,7 +4,6 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{PoisonError, RwLock};
 
-use dtun_shared::record::NotSealed;
 use dtun_shared::udp::{Path, UdpSocket};
 use ipnet::IpNet;
 
@@ -44,16 +43,14 @@ impl Shared {
         record.clear();
         match session.seal(content, record) {
             Ok(()) => self.send(record, &session.heard().path),
-            Err(NotSealed::Exhausted | NotSealed::TooLong) => {
-                self.counters.count(Dropped::Exhausted);
-            }
+            Err(not_sealed) => self.counters.count(not_sealed.into()),
         }
     }
 
     pub(super) fn send_goodbye(&self, session: &Session) {
         match session.goodbye() {
             Ok(record) => self.send(&record, &session.heard().path),
-            Err(_) => self.counters.count(Dropped::Exhausted),
+            Err(not_sealed) => self.counters.count(not_sealed.into()),
         }
     }
 }
