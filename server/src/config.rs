@@ -19,7 +19,7 @@ pub struct HubConfig {
     pub pool6: Pool6,
     /// How long a hint keeps its device and addresses after its session ended.
     pub lease: Duration,
-    /// The directory that outlives the process.
+    /// The directory that outlives the process; `None`: `/var/lib/dtun`.
     pub state: Option<PathBuf>,
     /// Accepted as peernet beyond private and ULA ranges.
     pub allow_peernet: Vec<IpNet>,

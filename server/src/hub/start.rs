@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -184,10 +184,10 @@ fn may_make_devices() -> Result<(), DeviceError> {
 /// The state directory and what it holds. One that can't be used is a warning:
 /// only a second hub on the same directory is an error.
 fn open_state(named: Option<&Path>) -> anyhow::Result<(Option<Store>, State)> {
-    let dir = named.map(Path::to_owned).unwrap_or_else(default_state);
+    let dir = named.unwrap_or(Path::new(DEFAULT_STATE));
     let nothing = || State::new(None, None, Vec::new());
 
-    let opened = Store::open(&dir).and_then(|store| {
+    let opened = Store::open(dir).and_then(|store| {
         let (state, aside) = store.load()?;
         Ok((store, state, aside))
     });
@@ -205,15 +205,6 @@ fn open_state(named: Option<&Path>) -> anyhow::Result<(Option<Store>, State)> {
             Ok((None, nothing()))
         }
     }
-}
-
-fn default_state() -> PathBuf {
-    // systemd names several directories with colons in between.
-    std::env::var("STATE_DIRECTORY")
-        .ok()
-        .and_then(|dirs| dirs.split(':').next().map(PathBuf::from))
-        .filter(|dir| dir.is_absolute())
-        .unwrap_or_else(|| PathBuf::from("/var/lib/dtun"))
 }
 
 /// The networks that pools must keep clear of.
@@ -337,6 +328,8 @@ fn say_replaced(chosen: IpNet, used: Option<IpNet>, machine: &Machine) {
 
 const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 443);
+
+const DEFAULT_STATE: &str = "/var/lib/dtun";
 
 /// Leaves room for any suite on a path of 1500 with PPPoE and the like on it.
 const DEFAULT_MTU: u16 = 1400;
