@@ -18,7 +18,7 @@ pub struct HandshakeCounters {
     pub established: u64,
     /// Handshakes whose Finished none of the keys verified.
     pub rejected: u64,
-    /// Hellos without a suite or version that the hub speaks.
+    /// Hellos without a suite that the hub speaks.
     pub no_common_suite: u64,
     /// Handshakes given up after their time.
     pub expired: u64,

@@ -51,14 +51,8 @@ pub enum Level {
 
 pub const CLOSE_NOTIFY: u8 = 0;
 pub const UNEXPECTED_MESSAGE: u8 = 10;
-pub const BAD_RECORD_MAC: u8 = 20;
 pub const HANDSHAKE_FAILURE: u8 = 40;
-pub const ILLEGAL_PARAMETER: u8 = 47;
-pub const DECODE_ERROR: u8 = 50;
 pub const DECRYPT_ERROR: u8 = 51;
-pub const INTERNAL_ERROR: u8 = 80;
-/// RFC 4279, section 2.
-pub const UNKNOWN_PSK_IDENTITY: u8 = 115;
 
 #[cfg(test)]
 mod tests {
