@@ -9,6 +9,7 @@ use crate::network::Network;
 use crate::relay::{Direction, Relay, Weather};
 use crate::traffic::{Pinged, ping, reaches, reaches_within, transfer};
 use crate::tunnel::{HUB4, HUB6, Hub, SOON, Spoke, no_route, route};
+use crate::wait::until_true;
 
 #[test]
 fn the_go_peer_carries_data_to_its_like() {
@@ -57,6 +58,30 @@ fn a_go_spoke_and_our_hub_carry_data_both_ways() {
     assert_eq!(spoke.count("session over"), 0);
     spoke.kill();
     drop(hub);
+}
+
+#[test]
+fn a_silent_go_spoke_is_pinged_inside_the_tunnel() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &["-keepalive", "1s"]);
+    let host = network.host(2);
+    host.run("nft add table inet seen");
+    host.run("nft add chain inet seen in { type filter hook input priority 0 ; }");
+    host.run("nft add counter inet seen echoes");
+    let echo = "icmp type echo-request counter name echoes";
+    host.run(&format!("nft add rule inet seen in iifname tun0 {echo}"));
+    let mut spoke = go_peer::start(&host, &["-key", "foo", "-connect", "198.18.1.2:443"]);
+    spoke.line("tunnel up");
+
+    until_true("three echoes", SOON, || {
+        let text = host.run("nft list counter inet seen echoes");
+        let (_, rest) = text.split_once("packets ").unwrap();
+        let packets: u32 = rest.split_whitespace().next().unwrap().parse().unwrap();
+        packets >= 3
+    });
+
+    assert_eq!(hub.count("session down"), 0);
+    reaches(&host, HUB4);
 }
 
 #[test]
@@ -158,6 +183,24 @@ fn a_go_spoke_is_served_through_the_loss_of_each_single_datagram() {
 
         reaches_within(&host, HUB4, PATIENT);
         assert_eq!(spoke.count("dial"), 0, "it dialled twice");
+    });
+}
+
+#[test]
+fn our_spoke_is_served_by_our_hub_through_the_loss_of_each_single_datagram() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+
+    for_each_loss(|number, (way, place)| {
+        let host = network.host(number);
+        let at = SocketAddr::new(host.gateway4().into(), 4443);
+        let target = SocketAddr::new(hub.host.ip4().into(), 443);
+        let _relay = Relay::start(&network.router, at, target, losing(way, place));
+
+        let mut spoke = Spoke::start_on(host, &["-connect", &at.to_string()]);
+        spoke.line_within("tunnel up", SOON);
+
+        reaches_within(&spoke.host, HUB4, SOON);
     });
 }
 

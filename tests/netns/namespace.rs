@@ -1,6 +1,7 @@
 //! A network namespace of the test's own, gone when it is dropped.
 
 use std::fs::{self, File};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
@@ -19,6 +20,9 @@ impl Netns {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
 
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        if number == 0 {
+            sweep();
+        }
         let netns = Self {
             name: format!("dtun-{}-{number}-{role}", std::process::id()),
         };
@@ -126,6 +130,22 @@ impl Drop for Netns {
         match fs::remove_dir_all(etc(&self.name)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => eprintln!("{error}"),
             Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+/// Removes the namespaces of test processes that were killed.
+fn sweep() {
+    let Ok(names) = fs::read_dir("/run/netns") else {
+        return; // Not one was ever made here.
+    };
+    for name in names.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        let process = name
+            .strip_prefix("dtun-")
+            .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if process.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
+            // Another process that begins now may be first.
+            output(Command::new("ip").args(["netns", "del", &name]));
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Networks behind spokes.
 
+use crate::daemon::Daemon;
 use crate::namespace::Netns;
 use crate::network::{Network, connect, forward};
 use crate::traffic::{reaches, transfer};
-use crate::tunnel::{HUB4, Hub, Spoke, no_route, route};
+use crate::tunnel::{HUB4, Hub, SOON, Spoke, no_route, route};
+use crate::wait::until_true;
 
 #[test]
 fn two_lans_reach_each_other_over_one_hub() {
@@ -46,6 +48,29 @@ fn a_peernet_is_routed_to_its_device_for_as_long_as_its_session() {
     for net in nets.split(',') {
         no_route(&hub.host, net);
     }
+}
+
+#[test]
+fn a_session_that_replaces_another_leaves_the_same_peernet_alone() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let (mut spoke, _) = Spoke::up(&network, 2, &["-peernet", "192.168.10.0/24"]);
+    let before = route(&hub.host, "192.168.10.0/24");
+    let monitor = Daemon::start(&hub.host, "ip", &["monitor", "route"]);
+    // It tells when it has begun to listen only by what it hears.
+    until_true("the monitor", SOON, || {
+        hub.host.ip("route replace 203.0.113.1 dev uplink");
+        monitor.count("203.0.113.1") > 0
+    });
+
+    spoke.kill();
+    spoke.restart();
+    spoke.lease();
+    hub.line("session down");
+    reaches(&spoke.host, HUB4);
+
+    assert_eq!(route(&hub.host, "192.168.10.0/24"), before);
+    assert_eq!(monitor.count("192.168.10.0/24"), 0, "{}", monitor.text());
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::namespace::Netns;
 use crate::network::{Network, forward};
-use crate::traffic::{ping, reaches, reaches_not, transfer};
-use crate::tunnel::{HUB4, Hub, Spoke};
+use crate::traffic::{ping, reaches, reaches_not, reaches_within, transfer};
+use crate::tunnel::{HUB4, Hub, SOON, Spoke, devices};
 
 #[test]
 fn three_spokes_talk_to_the_hub_and_to_each_other() {
@@ -63,6 +63,21 @@ fn a_source_that_is_not_the_spokes_never_leaves_the_hubs_device() {
     assert_eq!(counted(&hub.host, first.ip4), 3);
     assert_eq!(counted(&hub.host, second.ip4), 0);
     assert_eq!(counted(&hub.host, stranger), 0);
+}
+
+#[test]
+fn the_newest_session_of_a_hint_wins_and_the_older_is_told() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    let (mut one, first) = Spoke::up(&network, 2, &["-id", "twin", "-once"]);
+
+    let (two, second) = Spoke::up(&network, 3, &["-id", "twin"]);
+
+    assert_eq!(second.ip4, first.ip4);
+    one.line_within("tunnel down", Duration::from_secs(2));
+    one.kill();
+    reaches_within(&two.host, HUB4, SOON);
+    assert_eq!(devices(&hub.host).len(), 1);
 }
 
 #[test]
