@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use dtun_shared::dtls::CipherSuite;
-use dtun_shared::dtls::alert::{Alert, CLOSE_NOTIFY};
+use dtun_shared::dtls::alert::{Alert, CLOSE_NOTIFY, Level};
 use dtun_shared::dtls::header::ContentType;
 use dtun_shared::meta::{Addresses, Content, Control, HubMeta, Refusal};
 use dtun_shared::packet::{Echo, Ends, is_udp_to};
@@ -338,7 +338,7 @@ impl Session {
 
 /// Every authenticated fatal alert ends a session as well as a goodbye does.
 fn ends_session(alert: Alert) -> bool {
-    alert.description == CLOSE_NOTIFY || alert.level == dtun_shared::dtls::alert::Level::Fatal
+    alert.description == CLOSE_NOTIFY || alert.level == Level::Fatal
 }
 
 const KEY_RECORDS: u64 = 1 << 28;
