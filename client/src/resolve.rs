@@ -18,11 +18,10 @@ pub(crate) async fn resolve(connect: String) -> Result<Vec<SocketAddr>, ResolveE
     }
 
     let (answer, answered) = oneshot::channel();
-    let name = connect.clone();
     std::thread::Builder::new()
         .name("resolver".to_owned())
         .spawn(move || {
-            let found = name.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+            let found = look_up(&connect).map(Iterator::collect::<Vec<_>>);
             // The one who asked may have stopped waiting.
             drop(answer.send(found));
         })
@@ -44,6 +43,19 @@ pub(crate) async fn resolve(connect: String) -> Result<Vec<SocketAddr>, ResolveE
     }
 
     Ok(addrs)
+}
+
+fn look_up(connect: &str) -> io::Result<std::vec::IntoIter<SocketAddr>> {
+    // The system reads the interface of a link-local address, but no brackets.
+    let scoped = connect
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("]:"))
+        .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+
+    match scoped {
+        Some(address) => address.to_socket_addrs(),
+        None => connect.to_socket_addrs(),
+    }
 }
 
 /// The name servers that this machine asks itself.
@@ -98,6 +110,13 @@ mod tests {
             let addrs = resolve(text.to_owned()).await.unwrap();
             assert_eq!(addrs, [addr.parse::<SocketAddr>().unwrap()]);
         }
+    }
+
+    #[tokio::test]
+    async fn a_link_local_address_names_its_interface() {
+        let addrs = resolve("[fe80::1%lo]:443".to_owned()).await.unwrap();
+
+        assert_eq!(addrs, ["[fe80::1%1]:443".parse::<SocketAddr>().unwrap()]);
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl Rules {
         format!(
             "nft 'add table {ip} dtun; \
              add chain {ip} dtun nat {{ type nat hook postrouting priority 100; }}; \
-             add rule {ip} dtun nat {ip} saddr {pool} oifname \"{device}\" masquerade'"
+             add rule {ip} dtun nat {ip} saddr {pool} oifname {device} masquerade'"
         )
     }
 }
