@@ -69,6 +69,8 @@ struct Hub {
     memory: Memory,
     /// Devices, by their lease's hint.
     ports: HashMap<String, Port>,
+    /// Deletions of devices that wait for their down hooks, by hint.
+    leaving: HashMap<String, JoinHandle<()>>,
     /// Every session that is not over, by serial number.
     kept: HashMap<u64, Kept>,
     policy: Policy,
@@ -180,13 +182,19 @@ impl Hub {
         self.retire().await;
     }
 
-    /// Deletes the devices of leases that are over.
+    /// Deletes the devices of leases that are over. The address is another's
+    /// only when the device is gone: its routes go before a new one's.
     async fn retire(&mut self) {
         for hint in self.leases.expired(now()) {
             if let Some(port) = self.ports.remove(&hint) {
                 tracing::info!(hint, device = port.tun.name(), "lease over");
                 self.delete_port(&hint, port).await;
             }
+            let leaving = self.leaving.get(&hint);
+            if leaving.is_some_and(|deletion| !deletion.is_finished()) {
+                continue;
+            }
+            self.leaving.remove(&hint);
             self.leases.set_device(&hint, None);
             self.memory.touch();
         }
@@ -194,16 +202,17 @@ impl Hub {
 
     /// Deletes a device, after its down hook: that may take minutes, and holds
     /// up nobody.
-    async fn delete_port(&self, hint: &str, mut port: Port) {
+    async fn delete_port(&mut self, hint: &str, mut port: Port) {
         let Some(down) = self.hooks.down(hint, &self.leases, &mut port) else {
             port.delete(&self.netlink).await;
             return;
         };
         let netlink = self.netlink.clone();
-        tokio::spawn(async move {
+        let deletion = tokio::spawn(async move {
             down.await;
             port.delete(&netlink).await;
         });
+        self.leaving.insert(hint.to_owned(), deletion);
     }
 
     /// Forgets a session; the last of a hint takes the hint's routes along and
@@ -220,8 +229,7 @@ impl Hub {
             tracing::debug!(%hint, %peer, reason = %why, "session given up");
         }
 
-        let leased = |kept: &Kept| kept.session.hint == *hint && !kept.upkeep.is_rejected();
-        if kept.upkeep.is_rejected() || self.kept.values().any(leased) {
+        if kept.upkeep.is_rejected() || self.is_leased(hint) {
             return;
         }
         if let Some(port) = self.ports.get_mut(hint) {
@@ -230,6 +238,13 @@ impl Hub {
         self.leases.release(hint, now());
         self.memory.touch();
         self.fence_peernets();
+    }
+
+    /// Whether a session of the hint uses its lease.
+    fn is_leased(&self, hint: &str) -> bool {
+        self.kept
+            .values()
+            .any(|kept| kept.session.hint == hint && !kept.upkeep.is_rejected())
     }
 
     async fn wire_failed(&mut self) -> anyhow::Result<Stop> {
@@ -264,6 +279,10 @@ impl Hub {
 
     async fn leave_nothing(&mut self) {
         self.hooks.run_all_down(&self.leases, &mut self.ports).await;
+        for (_, deletion) in self.leaving.drain() {
+            // A panic in it has been reported by the runtime.
+            drop(deletion.await);
+        }
         let ports = self.ports.drain().map(|(_, port)| port).collect();
         if let Err(error) = Port::delete_all(ports, &self.netlink).await {
             tracing::warn!(%error, "devices not deleted");

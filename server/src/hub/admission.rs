@@ -111,7 +111,9 @@ impl Hub {
         };
         self.memory.touch();
         if let Err(error) = self.open_port(hint).await {
-            self.leases.release(hint, now());
+            if !self.is_leased(hint) {
+                self.leases.release(hint, now());
+            }
             return Err(error.into());
         }
         let port = &self.ports[hint];

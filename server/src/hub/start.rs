@@ -80,6 +80,7 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
         leases,
         memory: Memory::new(store, chosen.default4, chosen.default6),
         ports: HashMap::new(),
+        leaving: HashMap::new(),
         kept: HashMap::new(),
         policy: Policy::new(config.allow_peernet),
         networks: None,
