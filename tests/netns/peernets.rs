@@ -59,7 +59,8 @@ fn a_session_that_replaces_another_leaves_the_same_peernet_alone() {
     let monitor = Daemon::start(&hub.host, "ip", &["monitor", "route"]);
     // It tells when it has begun to listen only by what it hears.
     until_true("the monitor", SOON, || {
-        hub.host.ip("route replace 203.0.113.1 dev uplink");
+        hub.host.ip("route add 203.0.113.1 dev uplink");
+        hub.host.ip("route del 203.0.113.1 dev uplink");
         monitor.count("203.0.113.1") > 0
     });
 
