@@ -1,9 +1,10 @@
 //! The machine's way to the hub, outside the tunnel.
 
+use std::cmp::Reverse;
 use std::io;
 use std::net::IpAddr;
 
-use dtun_shared::link::{Hop, Netlink};
+use dtun_shared::link::{Hop, Netlink, Route, RouteKind};
 use ipnet::IpNet;
 
 use crate::clash::Surroundings;
@@ -32,6 +33,24 @@ pub(crate) async fn way_to(netlink: &Netlink, ip: IpAddr, tun: Option<u32>) -> i
         Some(hop) => Way::Out(hop),
         None => Way::None,
     })
+}
+
+/// The link and the gateway that lead to `ip` where no host route does. A
+/// script sets one by the gateway of its day, and until the script runs again
+/// it hides that the machine has another.
+pub(crate) fn uplink_to(
+    routes: &[Route],
+    ip: IpAddr,
+    tun: Option<u32>,
+) -> Option<(u32, Option<IpAddr>)> {
+    let route = routes
+        .iter()
+        .filter(|route| route.table == MAIN && route.kind == RouteKind::Unicast)
+        .filter(|route| route.oif != tun && route.net.contains(&ip))
+        .filter(|route| route.net.prefix_len() < route.net.max_prefix_len())
+        .min_by_key(|route| (Reverse(route.net.prefix_len()), route.metric))?;
+
+    Some((route.oif?, route.gateway))
 }
 
 impl Network {
@@ -112,9 +131,48 @@ fn is_global(ip: IpAddr) -> bool {
     }
 }
 
+/// In /etc/iproute2/rt_tables.
+const MAIN: u32 = 254;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn route(net: &str, gateway: &str, oif: u32, metric: u32) -> Route {
+        Route {
+            net: net.parse().unwrap(),
+            gateway: gateway.parse().ok(),
+            oif: Some(oif),
+            kind: RouteKind::Unicast,
+            table: MAIN,
+            protocol: 3,
+            metric,
+        }
+    }
+
+    #[test]
+    fn a_scripts_host_route_and_halves_do_not_hide_the_gateway() {
+        let hub = "192.0.2.1".parse().unwrap();
+        let mut routes = vec![
+            route("192.0.2.1/32", "10.0.0.1", 2, 0),
+            route("128.0.0.0/1", "", 9, 0),
+            route("0.0.0.0/0", "10.9.0.1", 3, 600),
+            route("0.0.0.0/0", "10.0.0.254", 2, 100),
+            route("::/0", "fe80::1", 2, 0),
+        ];
+        let gateway = |text: &str| Some(text.parse().unwrap());
+
+        assert_eq!(
+            uplink_to(&routes, hub, Some(9)),
+            Some((2, gateway("10.0.0.254")))
+        );
+        routes.push(route("192.0.2.0/24", "10.0.0.7", 2, 700));
+        assert_eq!(
+            uplink_to(&routes, hub, Some(9)),
+            Some((2, gateway("10.0.0.7")))
+        );
+        assert_eq!(uplink_to(&routes[..2], hub, Some(9)), None);
+    }
 
     fn network(gateway: &str, addresses: &[&str]) -> Network {
         Network {

@@ -56,6 +56,22 @@ fn after_a_kill_the_next_run_leaves_the_routes_as_they_were() {
 }
 
 #[test]
+fn another_gateway_on_the_same_link_is_followed_past_the_scripts_own_host_route() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let mut spoke = picture.spoke(&laptop, &SPLIT);
+    spoke.line("tunnel up");
+
+    let router = &picture.network.router;
+    router.ip("addr add 198.18.2.9/24 dev host2");
+    laptop.ip("route replace default via 198.18.2.9");
+    spoke.line_within("10001 networks via 198.18.2.9 dev uplink", PATIENCE);
+
+    assert!(!tables(&laptop).contains("via 198.18.2.1 "));
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+}
+
+#[test]
 fn www_still_sees_the_hub_when_the_uplink_and_the_hubs_address_changed() {
     let picture = Picture::new();
     let laptop = picture.network.host(2);

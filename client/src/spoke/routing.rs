@@ -12,7 +12,7 @@ use crate::hooks::{EVENT, Event, Job};
 use crate::report::Report;
 use crate::session::Session;
 use crate::tunnel::{Plan, Tunnel, TunnelError, common_mtu, own_mtu};
-use crate::uplink::{Way, surroundings};
+use crate::uplink::{Way, surroundings, uplink_to};
 
 /// What the hooks know of the tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Spoke {
             return;
         };
         let uplink = match self.way_to(session.hub()).await {
-            Ok(Way::Out(Hop { oif, gateway, .. })) => Some((oif, gateway)),
+            Ok(Way::Out(hop)) => Some(self.uplink(session.hub(), hop).await),
             // A script is at work, or the session about to end.
             Ok(Way::IntoTunnel | Way::None) | Err(_) if self.hooked.is_some() => return,
             Ok(Way::IntoTunnel | Way::None) | Err(_) => None,
@@ -116,6 +116,14 @@ impl Spoke {
         let env = with_event(&hooked.env, event);
         self.hooked = Some(hooked);
         self.hooks.ask(Job { event, env }).await;
+    }
+
+    /// The link and the gateway towards the hub, whatever host route leads
+    /// there now.
+    async fn uplink(&self, hub: SocketAddr, hop: Hop) -> (u32, Option<IpAddr>) {
+        let routes = self.netlink.routes().await.unwrap_or_default();
+
+        uplink_to(&routes, hub.ip(), self.tun_index()).unwrap_or((hop.oif, hop.gateway))
     }
 
     /// Runs the hook for the tunnel's end.
