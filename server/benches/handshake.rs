@@ -177,7 +177,6 @@ fn resident_bytes() -> usize {
     pages * 4096
 }
 
-#[allow(clippy::disallowed_methods, reason = "a bench runs in real time")]
 fn now() -> Instant {
     Instant::now()
 }

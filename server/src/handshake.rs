@@ -6,6 +6,8 @@
 //! datagram that others can forge ends a handshake. All handshakes of the hub
 //! are in one [`Handshakes`], because their limits are common.
 
+#![deny(clippy::disallowed_methods, reason = "this is pure")]
+
 mod candidate;
 mod cookie;
 mod counters;

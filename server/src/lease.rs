@@ -5,6 +5,8 @@
 //! given to another hint only when no other is free, the longest expired first,
 //! so that a spoke that comes back after weeks mostly finds its old addresses.
 
+#![deny(clippy::disallowed_methods, reason = "this is pure")]
+
 mod state;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

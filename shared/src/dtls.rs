@@ -4,6 +4,8 @@
 //! Parsing is strict: a message's fields fill it exactly, and what is not
 //! well-formed is `None`, never an error, because anyone can send it.
 
+#![deny(clippy::disallowed_methods, reason = "this is pure")]
+
 pub mod alert;
 pub mod fragment;
 pub mod header;

@@ -1,6 +1,8 @@
 //! Views of inner packets: addresses, and the ICMP echo that keeps watch
 //! over a peer without control messages. Pure.
 
+#![deny(clippy::disallowed_methods, reason = "this is pure")]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Where a packet comes from and goes to.

@@ -1,5 +1,7 @@
 //! Telling two machines that use one hint from one that reconnects. Pure.
 
+#![deny(clippy::disallowed_methods, reason = "this is pure")]
+
 use std::time::{Duration, Instant};
 
 /// When the live session of one hint was replaced.
@@ -32,6 +34,7 @@ const ROUNDS: usize = 3;
 const WINDOW: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time needs an origin")]
 mod tests {
     use super::*;
 

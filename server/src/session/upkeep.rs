@@ -1,6 +1,8 @@
 //! When the hub must do something about a session without being asked: repeat
 //! the meta, probe a silent spoke, give up. Pure; the caller holds the clock.
 
+#![deny(clippy::disallowed_methods, reason = "this is pure")]
+
 use std::time::{Duration, Instant};
 
 use crate::session::Heard;
@@ -105,6 +107,7 @@ const REJECTED_LIVES: Duration = Duration::from_secs(10);
 const SILENT_LIVES: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time needs an origin")]
 mod tests {
     use std::net::SocketAddr;
 

@@ -113,7 +113,6 @@ pub(crate) fn peer(last: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, last], 40000))
 }
 
-#[allow(clippy::disallowed_methods, reason = "virtual time needs an origin")]
 pub(crate) fn origin() -> Instant {
     Instant::now()
 }

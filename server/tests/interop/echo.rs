@@ -94,7 +94,6 @@ impl Loop {
         }
     }
 
-    #[allow(clippy::disallowed_methods, reason = "the loop owns the clock")]
     fn run(mut self, seen: &Mutex<Seen>, stop: &AtomicBool) {
         let mut buf = [0; 2048];
         while !stop.load(Ordering::Relaxed) {
