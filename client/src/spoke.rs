@@ -182,6 +182,9 @@ impl Spoke {
                 anyhow::bail!("{report}");
             }
             self.teller.tell(Instant::now(), &report);
+            if !report.is_refusal() {
+                self.follow_gateway().await;
+            }
             let wait = if report.is_refusal() {
                 self.backoff.refused(random())
             } else {

@@ -72,6 +72,24 @@ fn another_gateway_on_the_same_link_is_followed_past_the_scripts_own_host_route(
 }
 
 #[test]
+fn a_gateway_that_died_before_the_next_one_came_is_left_without_a_fallback() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let mut spoke = picture.spoke(&laptop, &[&SPLIT[..], &["-fallback", "never"]].concat());
+    spoke.line("tunnel up");
+
+    let router = &picture.network.router;
+    router.ip("addr del 198.18.2.1/24 dev host2");
+    router.ip("addr add 198.18.2.9/24 dev host2");
+    laptop.ip("neigh flush dev uplink");
+    spoke.line("tunnel down");
+    laptop.ip("route replace default via 198.18.2.9");
+    spoke.line_within("tunnel up", PATIENCE);
+
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+}
+
+#[test]
 fn www_still_sees_the_hub_when_the_uplink_and_the_hubs_address_changed() {
     let picture = Picture::new();
     let laptop = picture.network.host(2);

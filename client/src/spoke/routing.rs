@@ -118,6 +118,29 @@ impl Spoke {
         self.hooks.ask(Job { event, env }).await;
     }
 
+    /// Runs the hook without a session when its host route leads to the hub by
+    /// a gateway that the machine has left: until it moves none can stand. The
+    /// hook runs again with the session, for a script that needs one.
+    pub(super) async fn follow_gateway(&mut self) {
+        let Some(mut hooked) = self.hooked.clone() else {
+            return;
+        };
+        let Ok(Way::Out(hop)) = self.way_to(hooked.hub).await else {
+            return;
+        };
+        let uplink = self.uplink(hooked.hub, hop).await;
+        if uplink == (hop.oif, hop.gateway) || hooked.uplink == Some(uplink) {
+            return;
+        }
+
+        let event = Event::Uplink;
+        let env = with_event(&hooked.env, event);
+        hooked.uplink = Some(uplink);
+        hooked.forget();
+        self.hooked = Some(hooked);
+        self.hooks.ask(Job { event, env }).await;
+    }
+
     /// The link and the gateway towards the hub, whatever host route leads
     /// there now.
     async fn uplink(&self, hub: SocketAddr, hop: Hop) -> (u32, Option<IpAddr>) {
