@@ -148,10 +148,6 @@ impl Spoke {
             if let Some(session) = self.session.take() {
                 tracing::info!(reason = %end, dropped = %session.counters(), "tunnel down");
             }
-            if matches!(end, End::DeviceGone) {
-                self.tunnel = None;
-                self.hooked = None;
-            }
             // Two machines that share a hint end each other's sessions, and a
             // script may: they must not do so as fast as they can.
             if since.elapsed() >= SETTLED {

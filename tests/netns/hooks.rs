@@ -94,6 +94,24 @@ fn the_down_hook_runs_at_the_fallback_and_the_up_hook_at_the_return() {
 }
 
 #[test]
+fn a_device_that_somebody_deletes_is_a_tunnel_that_went_and_came() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let notes = Scratch::new();
+    let hook = notes.hook();
+    let (mut spoke, _) = Spoke::up(&network, 2, &["-up", &hook, "-down", &hook]);
+    until_true("the up hook", SOON, || notes.events() == ["up"]);
+
+    spoke.host.ip("link del dtun0");
+    spoke.lease();
+
+    until_true("both hooks again", SOON, || {
+        notes.events() == ["up", "down", "up"]
+    });
+    reaches(&spoke.host, HUB4);
+}
+
+#[test]
 fn a_new_gateway_towards_the_hub_is_an_uplink_event() {
     let network = Network::new();
     let _hub = Hub::start(&network, &[]);

@@ -144,7 +144,7 @@ impl Spoke {
             match wake {
                 Wake::Done(done) => return Meanwhile::Done(done),
                 Wake::Packet => self.homeless += 1,
-                Wake::Change(change) => self.note(change),
+                Wake::Change(change) => self.note(change).await,
                 Wake::Timer => {
                     if self.duties().await {
                         return Meanwhile::Changed;
@@ -155,13 +155,13 @@ impl Spoke {
     }
 
     /// Remembers to look at the network when it has come to rest.
-    pub(super) fn note(&mut self, change: std::io::Result<Change>) {
+    pub(super) async fn note(&mut self, change: std::io::Result<Change>) {
         match change {
             Ok(Change::Link { index, removed, .. }) if Some(index) == self.tun_index() => {
                 if removed {
                     tracing::warn!("somebody deleted the tunnel's device");
                     self.tunnel = None;
-                    self.hooked = None;
+                    self.ask_down().await;
                 }
             }
             Ok(_) => {

@@ -63,7 +63,7 @@ impl Spoke {
                 }
                 Wake::Datagram(result) => self.datagrams(result, watch.renewal.is_some()),
                 Wake::Change(change) => {
-                    self.note(change);
+                    self.note(change).await;
                     None
                 }
                 Wake::Hooks => {
