@@ -47,11 +47,11 @@ pub enum DialError {
     Unreachable { refused: bool },
     #[error("hub answers but does not accept the key or hint")]
     NotAccepted { alert: Option<u8> },
-    #[error("socket failed")]
+    #[error("socket failed: {0}")]
     Io(#[from] io::Error),
-    #[error("handshake failed")]
+    #[error("handshake failed: {0}")]
     Library(#[from] webrtc_dtls::Error),
-    #[error("handshake panicked")]
+    #[error("handshake panicked: {0}")]
     Panicked(#[from] JoinError),
     #[error("session cannot be taken over: {0}")]
     TakeOver(&'static str),

@@ -1,6 +1,7 @@
 //! What a failed round of dialling means, for the user. Pure.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -69,11 +70,12 @@ pub(crate) struct Silence {
     pub(crate) kind: SilenceKind,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum SilenceKind {
     Silent,
     Refused,
-    NoRoute,
+    /// This machine did not let a datagram out.
+    Unsent(io::Error),
 }
 
 impl Report {
@@ -107,7 +109,7 @@ impl Report {
                 }
                 Failure::Dial(DialError::Unreachable { refused: true }) => SilenceKind::Refused,
                 Failure::Dial(DialError::Unreachable { refused: false }) => SilenceKind::Silent,
-                Failure::Dial(DialError::Io(_)) => SilenceKind::NoRoute,
+                Failure::Dial(DialError::Io(error)) => SilenceKind::Unsent(error),
                 Failure::Dial(error) => {
                     return Self::Unusable {
                         hub: addr,
@@ -126,6 +128,21 @@ impl Report {
         match self {
             Self::NotAccepted { .. } | Self::Refused { .. } | Self::Unusable { .. } => true,
             Self::Unresolved { .. } | Self::Interrupted { .. } | Self::Unreachable { .. } => false,
+        }
+    }
+
+    /// Whether datagrams left this machine and no hub answered.
+    pub(crate) fn is_silence(&self) -> bool {
+        match self {
+            Self::Unreachable { hub } => hub.iter().any(|silence| match silence.kind {
+                SilenceKind::Silent | SilenceKind::Refused => true,
+                SilenceKind::Unsent(_) => false,
+            }),
+            Self::Unresolved { .. }
+            | Self::NotAccepted { .. }
+            | Self::Refused { .. }
+            | Self::Interrupted { .. }
+            | Self::Unusable { .. } => false,
         }
     }
 }
@@ -162,28 +179,35 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Silence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.kind {
-            SilenceKind::Silent => "is silent",
-            SilenceKind::Refused => "refused",
-            SilenceKind::NoRoute => "has no route from here",
-        };
-
-        write!(f, "{} {what}", self.addr)
+        match &self.kind {
+            SilenceKind::Silent => write!(f, "{} is silent", self.addr),
+            SilenceKind::Refused => write!(f, "{} refused", self.addr),
+            SilenceKind::Unsent(error) => write!(f, "{} was not sent to ({error})", self.addr),
+        }
     }
 }
 
 /// The cause to look at first.
 fn likeliest(silences: &[Silence]) -> String {
-    let any = |kind| silences.iter().find(|silence| silence.kind == kind);
-    if any(SilenceKind::Refused).is_some() {
+    let find =
+        |wanted: fn(&SilenceKind) -> bool| silences.iter().find(|silence| wanted(&silence.kind));
+    if find(|kind| matches!(kind, SilenceKind::Refused)).is_some() {
         return "a machine is there, but dtun does not run on it, or on another port".to_owned();
     }
-    if let Some(silence) = any(SilenceKind::Silent) {
+    if let Some(silence) = find(|kind| matches!(kind, SilenceKind::Silent)) {
         return format!(
             "likeliest a firewall before the hub that does not let UDP port {} in, \
              or a wrong address",
             silence.addr.port()
         );
+    }
+
+    let is_forbidden = |kind: &SilenceKind| match kind {
+        SilenceKind::Unsent(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        SilenceKind::Silent | SilenceKind::Refused => false,
+    };
+    if find(is_forbidden).is_some() {
+        return "likeliest a firewall on this machine".to_owned();
     }
 
     "likeliest this machine is offline".to_owned()
@@ -232,6 +256,36 @@ mod tests {
             report(vec![DialError::Unreachable { refused: true }]).to_string(),
             "nothing answers: 192.0.2.1:443 refused; a machine is there, but dtun \
              does not run on it, or on another port"
+        );
+    }
+
+    #[test]
+    fn what_kept_a_datagram_from_leaving_is_named() {
+        let unsent = |kind: io::ErrorKind| report(vec![DialError::Io(kind.into())]);
+
+        assert_eq!(
+            unsent(io::ErrorKind::NetworkUnreachable).to_string(),
+            "nothing answers: 192.0.2.1:443 was not sent to (network unreachable); \
+             likeliest this machine is offline"
+        );
+        assert_eq!(
+            unsent(io::ErrorKind::PermissionDenied).to_string(),
+            "nothing answers: 192.0.2.1:443 was not sent to (permission denied); \
+             likeliest a firewall on this machine"
+        );
+        assert!(!unsent(io::ErrorKind::NetworkUnreachable).is_silence());
+    }
+
+    #[test]
+    fn a_failure_of_the_library_is_quoted() {
+        let failure = DialError::Library(webrtc_dtls::Error::ErrCipherSuiteUnset);
+
+        assert_eq!(
+            report(vec![failure]).to_string(),
+            format!(
+                "the hub at 192.0.2.1:443 gives no tunnel: handshake failed: {}",
+                webrtc_dtls::Error::ErrCipherSuiteUnset
+            )
         );
     }
 

@@ -170,6 +170,27 @@ fn a_silent_way_is_noticed_and_left_when_it_is_back() {
     reaches_within(&spoke.host, HUB4, Duration::from_secs(30));
 }
 
+#[test]
+fn routes_stay_over_a_restart_of_the_hub_while_its_name_is_not_found() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("hosts", "198.18.1.2 hub.example\n");
+    host.etc("resolv.conf", "nameserver 127.0.0.1\n");
+    let flags = ["-connect", "hub.example:443", "-keepalive", "1s"];
+    let mut spoke = Spoke::start_on(host, &flags);
+    spoke.lease();
+    spoke.host.ip("route add 203.0.113.0/24 dev dtun0");
+
+    spoke.host.etc("hosts", "");
+    hub.kill();
+    hub.restart();
+    spoke.lease();
+
+    let routes = spoke.host.ip("route show dev dtun0");
+    assert!(routes.contains("203.0.113.0/24"), "{routes}");
+}
+
 /// A relay at the spoke's gateway, and the address to dial.
 fn relay(network: &Network, spoke: &Host, hub: &Hub) -> (Relay, String) {
     let at = SocketAddr::new(IpAddr::V4(spoke.gateway4()), 4443);

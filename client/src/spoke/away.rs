@@ -50,8 +50,7 @@ impl Spoke {
         self.network = self.look_around().await;
         let mut round = Round::new(self.credentials().await);
         let mut resolving = Box::pin(resolve(self.config.connect.clone()));
-        let mut resolved = false;
-        let mut again = true;
+        let (mut resolved, mut is_stale) = (false, false);
         let mut failures = Vec::new();
         let (mut grace, mut late) = (Box::pin(sleep(GRACE)), Box::pin(sleep(LATE)));
         let (mut has_grace, mut is_late) = (!self.known.is_empty(), false);
@@ -80,16 +79,11 @@ impl Spoke {
                 }
                 Step::Resolved(Err(error)) => {
                     tracing::debug!(%error, "not resolved");
-                    if again && self.clear_way_to_resolver().await {
-                        again = false;
-                        resolving = Box::pin(resolve(self.config.connect.clone()));
-                        continue;
-                    }
                     if self.known.is_empty() {
                         let name = self.config.connect.clone();
                         return Outcome::Failed(Report::Unresolved { name, error });
                     }
-                    resolved = true;
+                    (resolved, is_stale) = (true, true);
                     has_grace = false;
                     self.clear_way().await;
                     round.add(&self.known);
@@ -111,7 +105,12 @@ impl Spoke {
                 Step::Over(Err(more)) => failures.extend(more),
             }
             if resolved && !failures.is_empty() && round.is_over() {
-                return Outcome::Failed(Report::of(&self.hint, failures));
+                let report = Report::of(&self.hint, failures);
+                // The hub may have moved to an address that only the resolver knows.
+                if is_stale && report.is_silence() && self.clear_way_to_resolver().await {
+                    return Outcome::Again;
+                }
+                return Outcome::Failed(report);
             }
         }
     }
