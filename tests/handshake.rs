@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use dtun_client::dial::{DialError, Dialled, redial};
+use dtun_client::dial::{DialError, Dialled, dial_over};
 use dtun_server::handshake::{Established, Handshakes, SeededEntropy};
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::dtls::header::{ContentType, emit_plaintext, records};
@@ -116,7 +116,7 @@ impl Network {
         let psk = Psk::new(KEY).unwrap();
         let (to_spoke, inbound) = mpsc::channel(64);
         let (outbound, mut from_spoke) = mpsc::channel(64);
-        let dialled = redial(inbound, outbound, &psk, "spoke", suites);
+        let dialled = dial_over(inbound, outbound, &psk, "spoke", suites);
         tokio::pin!(dialled);
 
         loop {

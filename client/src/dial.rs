@@ -109,7 +109,7 @@ pub(crate) async fn dial_seen(
 ) -> Result<Dialled, DialError> {
     let (received, inbound) = mpsc::channel(QUEUE);
     let (outbound, mut to_send) = mpsc::channel::<Vec<u8>>(QUEUE);
-    let handshake = redial(inbound, outbound, psk, hint, suites);
+    let handshake = dial_over(inbound, outbound, psk, hint, suites);
     tokio::pin!(handshake);
 
     let mut buf = vec![0; MAX_DATAGRAM];
@@ -145,12 +145,8 @@ pub(crate) async fn dial_seen(
     }
 }
 
-/// Makes a session over datagrams that the caller receives and sends, beside a
-/// live session on the same socket.
-///
-/// The caller passes on whatever that session cannot open; what does not
-/// belong to this handshake is dropped here.
-pub async fn redial(
+/// Makes a session over datagrams that the caller receives and sends.
+pub async fn dial_over(
     mut inbound: mpsc::Receiver<Vec<u8>>,
     outbound: mpsc::Sender<Vec<u8>>,
     psk: &Psk,

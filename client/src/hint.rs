@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The default hint of this machine; `state` is where a random number is kept
 /// if one is needed.
@@ -15,7 +15,7 @@ pub(crate) fn default_hint(state: Option<&Path>) -> String {
     let id = MACHINE_ID
         .iter()
         .find_map(|path| machine_id(Path::new(path)))
-        .unwrap_or_else(|| kept_id(&state_dir(state)));
+        .unwrap_or_else(|| kept_id(state.unwrap_or(Path::new(STATE))));
 
     compose(&host, &id)
 }
@@ -61,7 +61,7 @@ fn kept_id(dir: &Path) -> String {
     let id = match random_id() {
         Ok(id) => id,
         Err(error) => {
-            tracing::warn!(%error, "failed to read a random number, the hint is the bare host name's");
+            tracing::warn!(%error, "failed to read a random number, the digits of the hint say nothing");
             return String::new();
         }
     };
@@ -82,13 +82,6 @@ fn random_id() -> io::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn state_dir(given: Option<&Path>) -> PathBuf {
-    given
-        .map(Path::to_owned)
-        .or_else(|| std::env::var_os("STATE_DIRECTORY").map(PathBuf::from))
-        .unwrap_or_else(|| PathBuf::from("/var/lib/dtun"))
-}
-
 /// FNV-1a, folded to 16 bits: the same in every release, unlike the standard
 /// library's, and too little of the machine-id to know it by.
 fn digest(bytes: &[u8]) -> u16 {
@@ -98,6 +91,9 @@ fn digest(bytes: &[u8]) -> u16 {
 
     (hash ^ (hash >> 16) ^ (hash >> 32) ^ (hash >> 48)) as u16
 }
+
+/// Where the state is kept when nobody says otherwise.
+const STATE: &str = "/var/lib/dtun";
 
 const MACHINE_ID: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 
