@@ -139,12 +139,13 @@ impl Session {
         Sent::Done
     }
 
-    /// Opens a datagram; inner packets go to `deliver`.
+    /// Opens a datagram; inner packets go to `deliver`. A device that is full
+    /// or down drops, as any link does.
     pub(crate) fn handle_datagram(
         &mut self,
         now: Instant,
         mut datagram: &mut [u8],
-        mut deliver: impl FnMut(&[u8]),
+        mut deliver: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Vec<Event> {
         let mut events = Vec::new();
         while let Some((header, record, rest)) = split_record(datagram) {
@@ -215,14 +216,17 @@ impl Session {
         &mut self,
         now: Instant,
         plain: &[u8],
-        deliver: &mut impl FnMut(&[u8]),
+        deliver: &mut impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Option<Event> {
         match Content::of(plain) {
             Content::Ip4 | Content::Ip6 => {
                 if let Some(id) = self.echo_answered(plain) {
                     return self.answered(now, id);
                 }
-                deliver(plain);
+                if let Err(error) = deliver(plain) {
+                    self.counters.undelivered += 1;
+                    tracing::trace!(%error, "packet dropped at the device");
+                }
                 None
             }
             Content::Control if self.meta.ext => self.handle_message(now, plain),

@@ -11,6 +11,8 @@ pub(crate) struct Counters {
     pub(crate) unknown: u64,
     /// Datagrams that the socket did not take.
     pub(crate) unsent: u64,
+    /// Packets that the device did not take.
+    pub(crate) undelivered: u64,
     /// Packets of a link's own: multicast and link-local.
     pub(crate) link_scope: u64,
     /// Our own datagrams, read from our own device.
@@ -24,6 +26,7 @@ impl fmt::Display for Counters {
             ("refused", self.refused),
             ("unknown", self.unknown),
             ("unsent", self.unsent),
+            ("undelivered", self.undelivered),
             ("link_scope", self.link_scope),
             ("looped", self.looped),
         ] {

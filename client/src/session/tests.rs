@@ -127,6 +127,7 @@ fn receive(session: &mut Session, mut datagram: Vec<u8>) -> (Vec<Vec<u8>>, Vec<E
     let mut packets = Vec::new();
     let events = session.handle_datagram(Instant::now(), &mut datagram, |packet| {
         packets.push(packet.to_vec());
+        Ok(())
     });
 
     (packets, events)
@@ -261,6 +262,18 @@ async fn what_does_not_authenticate_is_counted_and_changes_nothing() {
     let (_, events) = receive(&mut session, goodbye.clone());
     assert!(matches!(events[..], [Event::Goodbye]), "{events:?}");
     assert!(receive(&mut session, goodbye).1.is_empty(), "a replay");
+}
+
+#[tokio::test]
+async fn a_packet_that_the_device_does_not_take_is_counted() {
+    let (mut session, hub) = session(&meta(true)).await;
+    let mut datagram = hub.record(ContentType::ApplicationData, &[0x45; 40]);
+
+    session.handle_datagram(Instant::now(), &mut datagram, |_| {
+        Err(io::ErrorKind::WouldBlock.into())
+    });
+
+    assert_eq!(session.counters().to_string(), "undelivered=1");
 }
 
 #[tokio::test]

@@ -145,10 +145,7 @@ impl Spoke {
                 }
             };
             let events = session.handle_datagram(now, &mut self.outer[..len], |packet| {
-                // A device that is full or down drops, as any link does.
-                if let Err(error) = tunnel.try_send(packet) {
-                    tracing::trace!(%error, "packet dropped at the device");
-                }
+                tunnel.try_send(packet)
             });
             for event in events {
                 match event {

@@ -63,6 +63,10 @@ impl Spoke {
             }
         };
         self.stand(plan).await?;
+        let homeless = std::mem::take(&mut self.homeless);
+        if homeless > 0 {
+            tracing::debug!(homeless, "packets dropped while there was no session");
+        }
         self.teller.forget();
         self.tell_left_out(&session);
         self.known.retain(|known| *known != hub);
