@@ -142,6 +142,9 @@ impl fmt::Display for Clash {
 
 fn overlap(a: IpNet, b: IpNet) -> bool {
     // The whole address space overlaps everything and says nothing.
+    if a.prefix_len() == 0 || b.prefix_len() == 0 {
+        return false;
+    }
     let (a, b) = (a.trunc(), b.trunc());
     a.contains(&b) || b.contains(&a)
 }
@@ -202,6 +205,16 @@ mod tests {
               start the hub with -pool4 10.128.0.0/24"
             ]
         );
+    }
+
+    #[test]
+    fn a_peernet_of_everything_is_not_the_pools_fault() {
+        let surroundings = Surroundings {
+            peernet: vec!["0.0.0.0/0".parse().unwrap()],
+            ..Surroundings::default()
+        };
+
+        assert!(surroundings.clashes(&addresses()).is_empty());
     }
 
     #[test]

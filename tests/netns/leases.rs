@@ -12,7 +12,7 @@ use crate::network::Network;
 use crate::nobody::{self, Nobody};
 use crate::scratch::Scratch;
 use crate::traffic::reaches;
-use crate::tunnel::{HUB4, Hub, SOON, Spoke};
+use crate::tunnel::{HUB4, Hub, SOON, Spoke, devices};
 use crate::wait::until_true;
 
 #[test]
@@ -115,6 +115,21 @@ fn a_hub_that_stops_says_goodbye_and_is_found_again_at_once() {
     hub.restart();
 
     spoke.line_within("tunnel up", Duration::from_secs(5));
+}
+
+#[test]
+fn an_interrupt_and_a_closed_terminal_end_a_spoke_cleanly() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    for signal in [Signal::SIGINT, Signal::SIGHUP] {
+        let (mut spoke, _) = Spoke::up(&network, 2, &[]);
+
+        spoke.signal(signal);
+
+        assert_eq!(spoke.wait().code(), Some(0), "{signal}");
+        assert_eq!(devices(&spoke.host), []);
+        hub.line("the spoke said goodbye");
+    }
 }
 
 #[test]

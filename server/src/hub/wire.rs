@@ -17,7 +17,7 @@ use dtun_shared::meta::{Content, Control, SpokeMeta};
 use dtun_shared::packet::Ends;
 use dtun_shared::udp::Path;
 use tokio::sync::mpsc;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use crate::handshake::{Handshakes, Verdict};
 use crate::hub::counters::Dropped;
@@ -68,6 +68,7 @@ impl Wire {
     /// Runs until the hub's loop takes no more events.
     pub(super) async fn run(mut self) -> io::Result<()> {
         let mut datagram = vec![0; MAX_DATAGRAM];
+        let mut failures = 0;
 
         loop {
             let due = self.handshakes.poll_timeout();
@@ -75,13 +76,22 @@ impl Wire {
             tokio::select! {
                 received = self.shared.socket.recv(&mut datagram) => match received {
                     Ok((len, path)) => {
+                        failures = 0;
                         self.handle_datagram(Instant::now(), &mut datagram[..len], path);
                     }
                     // An ICMP error of some peer: nothing about this socket.
                     Err(error) if is_peers(&error) => {
                         self.shared.counters.count(Dropped::Unsent);
                     }
-                    Err(error) => return Err(error),
+                    Err(error) if failures == MAX_FAILURES => return Err(error),
+                    // Memory is short, or a link is going: it may pass.
+                    Err(error) => {
+                        failures += 1;
+                        if failures == 1 {
+                            tracing::warn!(%error, "failed to read the socket, trying on");
+                        }
+                        sleep(FAILURE_PAUSE).await;
+                    }
                 },
                 () = self.events.closed() => break,
                 () = sleep_until(due.unwrap_or(idle).min(idle).into()) => {
@@ -305,6 +315,10 @@ fn is_peers(error: &io::Error) -> bool {
             | io::ErrorKind::InvalidData
     )
 }
+
+/// With the pause: half a minute without one datagram read.
+const MAX_FAILURES: u32 = 300;
+const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
 const MAX_DATAGRAM: usize = 65_535;
 

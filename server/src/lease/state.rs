@@ -91,7 +91,7 @@ impl Store {
         match parse(&bytes) {
             Ok(state) => Ok((state, None)),
             Err(why) => {
-                let aside = path.with_extension("json.damaged");
+                let aside = self.aside()?;
                 fs::rename(&path, &aside)?;
                 Ok((
                     State::new(None, None, Vec::new()),
@@ -116,6 +116,18 @@ impl Store {
 
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.join("leases.json")
+    }
+
+    /// A name that no damaged file has yet.
+    fn aside(&self) -> io::Result<PathBuf> {
+        let mut aside = self.dir.join("leases.json.damaged");
+        let mut n = 1;
+        while aside.try_exists()? {
+            n += 1;
+            aside = self.dir.join(format!("leases.json.damaged-{n}"));
+        }
+
+        Ok(aside)
     }
 }
 
@@ -211,15 +223,18 @@ mod tests {
     fn a_damaged_file_is_set_aside_and_kept() {
         let dir = Dir::new("damaged");
         let store = Store::open(&dir.0).unwrap();
+        let mut kept = Vec::new();
         for damage in ["{\"version\":1,\"lea", "", "{\"version\":9}", "[]"] {
             fs::write(store.path(), damage).unwrap();
 
             let (read, aside) = store.load().unwrap();
 
             assert!(read.leases.is_empty());
-            let aside = aside.unwrap().path;
-            assert!(aside.ends_with("leases.json.damaged"));
-            assert_eq!(fs::read_to_string(aside).unwrap(), damage);
+            kept.push((aside.unwrap().path, damage));
+            for (aside, damage) in &kept {
+                assert_eq!(fs::read_to_string(aside).unwrap(), *damage);
+            }
+            assert!(kept[0].0.ends_with("leases.json.damaged"));
             assert!(!store.path().exists());
         }
     }
