@@ -37,6 +37,29 @@ fn a_device_outlives_its_session_by_the_lease_time() {
 }
 
 #[test]
+fn an_address_is_another_s_only_when_the_down_hook_and_the_device_are_done() {
+    let network = Network::new();
+    let notes = Scratch::new();
+    let down = notes.script("down", "sleep 3");
+    let mut hub = Hub::start(
+        &network,
+        &["-pool4", "10.0.0.0/30", "-lease", "0s", "-down", &down],
+    );
+    let (mut first, _) = Spoke::up(&network, 2, &[]);
+    first.terminate();
+    hub.line("lease over");
+
+    let (mut second, _) = Spoke::up(&network, 3, &[]);
+    assert_eq!(hub.device("spoke2"), None);
+    reaches(&second.host, HUB4);
+
+    second.terminate();
+    hub.line("lease over");
+    assert_eq!(hub.terminate().code(), Some(0));
+    assert_eq!(hub.device("spoke3"), None);
+}
+
+#[test]
 fn a_damaged_state_is_set_aside_with_a_warning() {
     let network = Network::new();
     let mut hub = Hub::start(&network, &[]);
@@ -121,8 +144,8 @@ fn a_hub_that_stops_says_goodbye_and_is_found_again_at_once() {
 fn an_interrupt_and_a_closed_terminal_end_a_spoke_cleanly() {
     let network = Network::new();
     let mut hub = Hub::start(&network, &[]);
-    for signal in [Signal::SIGINT, Signal::SIGHUP] {
-        let (mut spoke, _) = Spoke::up(&network, 2, &[]);
+    for (number, signal) in [(2, Signal::SIGINT), (3, Signal::SIGHUP)] {
+        let (mut spoke, _) = Spoke::up(&network, number, &[]);
 
         spoke.signal(signal);
 
