@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, field};
 use crate::namespace::Netns;
 use crate::network::Network;
 use crate::nobody::Nobody;
@@ -92,6 +92,32 @@ fn a_port_that_is_taken_is_said() {
         assert!(line.contains("443"), "{line}");
         assert!(line.contains("-listen"), "{line}");
     }
+}
+
+#[test]
+fn a_hub_that_lets_nobody_out_prints_what_to_run_here_and_on_the_laptop() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    hub.line("on the laptop");
+    let text = hub.text();
+    let commands: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("WARN"))
+        .filter_map(|line| field(line, "run"))
+        .collect();
+    assert_eq!(commands.len(), 4, "{text}");
+
+    for command in commands {
+        let mut shell = hub.host.command("sh");
+        assert!(shell.args(["-c", &command]).status().unwrap().success());
+    }
+    hub.terminate();
+    hub.restart();
+
+    hub.line("forwarding is on family=IPv4 masquerade=found");
+    hub.line("forwarding is on family=IPv6 masquerade=found");
+    let laptop = hub.line("on the laptop");
+    assert!(laptop.contains("-connect 198.18.1.2:443"), "{laptop}");
 }
 
 #[test]

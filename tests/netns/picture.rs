@@ -15,7 +15,7 @@ use crate::namespace::Netns;
 use crate::network::{Host, Network, connect, forward};
 use crate::scratch::Scratch;
 use crate::tunnel::Hub;
-use crate::wait::{until, until_true};
+use crate::wait::until;
 
 #[test]
 fn www_sees_the_hub_and_direct_sees_the_laptop() {
@@ -97,35 +97,15 @@ fn www_still_sees_the_hub_when_the_uplink_and_the_hubs_address_changed() {
     let mut spoke = picture.spoke(&laptop, &SPLIT);
     spoke.line("tunnel up");
 
-    // From the cable to another network by radio.
-    connect(&picture.network.router, "radio", &laptop, "wlan0");
-    picture
-        .network
-        .router
-        .ip("addr add 198.18.9.1/24 dev radio");
-    laptop.ip("link del uplink");
-    laptop.ip("addr add 198.18.9.2/24 dev wlan0");
-    laptop.ip("route add default via 198.18.9.1");
-
+    picture.move_laptop(&laptop);
     spoke.line_within("dev wlan0 and 10001 networks", PATIENCE);
     assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
-    assert_eq!(
-        seen(&laptop, &picture.direct, direct),
-        Ipv4Addr::new(198, 18, 9, 2)
-    );
+    assert_eq!(seen(&laptop, &picture.direct, direct), ON_THE_RADIO);
 
-    picture.hub.host.ip("addr add 198.18.1.77/24 dev uplink");
-    laptop.etc("hosts", "198.18.1.77 hub.example\n");
-    picture.hub.host.ip("addr del 198.18.1.2/24 dev uplink");
-    picture.hub.host.ip("addr add 198.18.1.77/24 dev uplink");
-    picture.hub.host.ip("route replace default via 198.18.1.1");
-
+    picture.move_hub(&laptop);
     spoke.line_within("all by dtun0 but 198.18.1.77/32 via 198.18.9.1", PATIENCE);
     assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
-    assert_eq!(
-        seen(&laptop, &picture.direct, direct),
-        Ipv4Addr::new(198, 18, 9, 2)
-    );
+    assert_eq!(seen(&laptop, &picture.direct, direct), ON_THE_RADIO);
 
     let before = laptop_without_tunnel(&laptop);
     assert!(spoke.terminate().success());
@@ -136,28 +116,55 @@ fn www_still_sees_the_hub_when_the_uplink_and_the_hubs_address_changed() {
 fn a_script_as_the_go_programs_users_have_it_works() {
     let picture = Picture::new();
     let laptop = picture.network.host(2);
-    let script = picture.scratch.script(
-        "theirs.sh",
-        &format!(
-            "VPN_IP=$(ping hub.example -c 1|grep from|cut -d' ' -f4|cut -d: -f1)\n\
-             DEFAULT_GW=$(ip route|grep default|cut -d' ' -f3)\n\
-             grep -v '#' {}|tr -d '\\r'|head -n 300|xargs -I % ip route add % via $DEFAULT_GW 2>/dev/null\n\
-             ip route add $VPN_IP/32 via $DEFAULT_GW\n\
-             ip route add 0.0.0.0/1 via $PEER_IP\n\
-             ip route add 128.0.0.0/1 via $PEER_IP",
-            picture.scratch.path("list"),
-        ),
-    );
+    let before = tables(&laptop);
+    let script = picture.their_script();
 
     let mut spoke = picture.spoke(&laptop, &["-up", &script]);
-    spoke.line("tunnel up");
 
-    until_true("their script's last route", PATIENCE, || {
-        laptop.ip("route show 128.0.0.0/1").contains("dtun0")
-    });
+    spoke.line_within(THEIRS_DONE, PATIENCE);
     assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
     let direct = picture.direct.ip4();
     assert_eq!(seen(&laptop, &picture.direct, direct), laptop.ip4());
+
+    // It takes nothing back: what it put on the uplink stays, and the next run
+    // finds it there.
+    spoke.kill();
+    assert!(!tables(&laptop).contains("dtun0"));
+    spoke.restart();
+    spoke.line_within(THEIRS_DONE, PATIENCE);
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+
+    assert!(spoke.terminate().success());
+    assert!(!tables(&laptop).contains("dtun0"));
+    laptop.ip("route flush proto boot via 198.18.2.1 root 100.0.0.0/8");
+    laptop.ip("route del 198.18.1.2");
+    laptop.ip(&format!("route del {direct}"));
+    assert_eq!(tables(&laptop), before);
+}
+
+#[test]
+fn their_script_is_run_again_when_the_uplink_and_the_hubs_address_changed() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let direct = picture.direct.ip4();
+    let script = picture.their_script();
+    let mut spoke = picture.spoke(&laptop, &["-up", &script]);
+    spoke.line_within(THEIRS_DONE, PATIENCE);
+
+    picture.move_laptop(&laptop);
+
+    spoke.line_within(THEIRS_DONE, PATIENCE);
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+    assert_eq!(seen(&laptop, &picture.direct, direct), ON_THE_RADIO);
+
+    picture.move_hub(&laptop);
+
+    spoke.line_within(THEIRS_DONE, PATIENCE);
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+    assert_eq!(seen(&laptop, &picture.direct, direct), ON_THE_RADIO);
+
+    assert!(spoke.terminate().success());
+    assert!(!tables(&laptop).contains("dtun0"));
 }
 
 /// pc ──── router ════ hub ──── www, with one translation, at the hub.
@@ -221,14 +228,54 @@ impl Picture {
         }
     }
 
+    /// One as the Go program's README has it, which knows one event only.
+    fn their_script(&self) -> String {
+        self.scratch.script(
+            "theirs.sh",
+            &format!(
+                "VPN_IP=$(ping hub.example -c 1|grep from|cut -d' ' -f4|cut -d: -f1)\n\
+                 DEFAULT_GW=$(ip route|grep default|cut -d' ' -f3)\n\
+                 grep -v '#' {}|tr -d '\\r'|head -n 300|xargs -I % ip route add % via $DEFAULT_GW 2>/dev/null\n\
+                 ip route add $VPN_IP/32 via $DEFAULT_GW\n\
+                 ip route add 0.0.0.0/1 via $PEER_IP\n\
+                 ip route add 128.0.0.0/1 via $PEER_IP\n\
+                 echo {THEIRS_DONE}",
+                self.scratch.path("list"),
+            ),
+        )
+    }
+
+    /// From the cable to another network by radio.
+    fn move_laptop(&self, laptop: &Host) {
+        let router = &self.network.router;
+        connect(router, "radio", laptop, "wlan0");
+        router.ip("addr add 198.18.9.1/24 dev radio");
+        laptop.ip("link del uplink");
+        laptop.ip(&format!("addr add {ON_THE_RADIO}/24 dev wlan0"));
+        laptop.ip("route add default via 198.18.9.1");
+    }
+
+    /// Gives the hub another address, and its name that too.
+    fn move_hub(&self, laptop: &Host) {
+        laptop.etc("hosts", "198.18.1.77 198.18.1.77 hub.example\n");
+        let hub = &self.hub.host;
+        hub.ip("addr del 198.18.1.2/24 dev uplink");
+        hub.ip("addr add 198.18.1.77/24 dev uplink");
+        hub.ip("route replace default via 198.18.1.1");
+    }
+
     /// Starts a spoke that knows the hub by name, with the list in its environment.
     fn spoke(&self, host: &Host, flags: &[&str]) -> Daemon {
         // No name belongs to the address, as with most servers: their script
         // takes what ping prints for one.
         host.etc("hosts", "198.18.1.2 198.18.1.2 hub.example\n");
-        let mut command = host.command(env!("CARGO_BIN_EXE_dtun"));
+        // The script's records belong to this machine, not to the one that tests.
+        let own_run = "mkdir -p /run/dtun \"$0\" && mount --bind \"$0\" /run/dtun && exec \"$@\"";
+        let mut command = host.command("sh");
         command
+            .args(["-c", own_run, &self.scratch.path("run")])
             .args([
+                env!("CARGO_BIN_EXE_dtun"),
                 "-key",
                 "foo",
                 "-connect",
@@ -283,6 +330,10 @@ const SPLIT: [&str; 4] = [
     concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/down-split.sh"),
 ];
 
+/// The last line of their script.
+const THEIRS_DONE: &str = "their routes stand";
+
+const ON_THE_RADIO: Ipv4Addr = Ipv4Addr::new(198, 18, 9, 2);
 const WWW4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 const WWW6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 2);
 const HUB_AT_WWW4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
