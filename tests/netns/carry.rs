@@ -203,7 +203,7 @@ fn the_relay_loses_the_one_datagram_and_changes_the_port() {
     assert_eq!(buffer[0], b'c');
     assert_eq!(relay.seen(Direction::ToHub), 3);
 
-    relay.rebind();
+    relay.rebind(None);
     socket.send_to(b"d", at).unwrap();
     let (_, second) = listener.recv_from(&mut buffer).unwrap();
     assert_ne!(first, second);

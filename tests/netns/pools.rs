@@ -72,7 +72,7 @@ fn a_pool_in_the_spokes_own_network_is_said_with_the_way_out() {
     let mut spoke = Spoke::start_on(host, &[]);
     let line = spoke.line("-pool4");
 
-    for part in ["10.0.0.0/24", "10.0.0.0/16"] {
+    for part in ["10.0.0.0/24", "10.0.0.0/16", "-pool4 10.77.0.0/24"] {
         assert!(line.contains(part), "{part} in {line}");
     }
 }
@@ -85,7 +85,7 @@ fn a_pool_in_the_peernet_is_said_with_the_way_out() {
     let mut spoke = Spoke::start(&network, 2, &["-peernet", "10.0.0.0/16"]);
     let line = spoke.line("-pool4");
 
-    for part in ["10.0.0.0/24", "10.0.0.0/16"] {
+    for part in ["10.0.0.0/24", "10.0.0.0/16", "-pool4 10.77.0.0/24"] {
         assert!(line.contains(part), "{part} in {line}");
     }
 }

@@ -117,9 +117,10 @@ fn a_hub_away_for_longer_than_the_fallback_gives_the_routes_back() {
 }
 
 #[test]
-fn a_spoke_whose_port_changes_under_it_comes_back() {
+fn a_spoke_whose_address_and_port_change_under_it_comes_back() {
     let network = Network::new();
-    let hub = Hub::start(&network, &[]);
+    network.router.ip("addr add 198.18.200.1/32 dev lo");
+    let mut hub = Hub::start(&network, &[]);
     let host = network.host(2);
     let (relay, at) = relay(&network, &host, &hub);
     let mut spoke = Spoke::start_on(host, &["-connect", &at]);
@@ -128,8 +129,9 @@ fn a_spoke_whose_port_changes_under_it_comes_back() {
     let flow = Flow::start(&spoke.host, &hub.host, HUB4);
     flow.moves_within(Duration::from_secs(10));
 
-    relay.rebind();
+    relay.rebind(Some([198, 18, 200, 1].into()));
     let again = spoke.lease();
+    hub.line("session up peer=198.18.200.1:");
 
     flow.moves_within(Duration::from_secs(30));
     flow.finish();

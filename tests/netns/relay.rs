@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
@@ -54,6 +54,7 @@ impl Relay {
                 random: Random(weather.seed.wrapping_mul(2) + 1),
                 weather,
                 clients: HashMap::new(),
+                from: unspecified(hub),
                 forgotten: Vec::new(),
                 seen: [0; 2],
                 queue: BinaryHeap::new(),
@@ -71,10 +72,12 @@ impl Relay {
         Self { shared, threads }
     }
 
-    /// Gives every client another source port, as a NAT does that forgot them;
-    /// what comes for the old ones is lost in silence.
-    pub(crate) fn rebind(&self) {
+    /// Gives every client another source port, and another address if one is
+    /// given, as a NAT does that forgot them; what comes for the old ones is lost
+    /// in silence.
+    pub(crate) fn rebind(&self, from: Option<IpAddr>) {
         let mut state = self.shared.state.lock().unwrap();
+        state.from = from.unwrap_or(state.from);
         let clients = std::mem::take(&mut state.clients);
         state.forgotten.extend(clients.into_values());
     }
@@ -121,6 +124,8 @@ struct State {
     weather: Weather,
     random: Random,
     clients: HashMap<SocketAddr, Arc<UdpSocket>>,
+    /// Where the clients' sockets are bound.
+    from: IpAddr,
     forgotten: Vec<Arc<UdpSocket>>,
     seen: [usize; 2],
     queue: BinaryHeap<Reverse<Queued>>,
@@ -142,8 +147,8 @@ impl Shared {
             };
             let known = self.state.lock().unwrap().clients.get(&client).cloned();
             let back = known.unwrap_or_else(|| {
-                let back = Arc::new(open(unspecified(self.hub)));
                 let mut state = self.state.lock().unwrap();
+                let back = Arc::new(open(SocketAddr::new(state.from, 0)));
                 state.clients.insert(client, Arc::clone(&back));
                 let (shared, socket) = (Arc::clone(&self), Arc::clone(&back));
                 backs.push(thread::spawn(move || shared.receive_back(client, &socket)));
@@ -266,10 +271,10 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)>
     }
 }
 
-fn unspecified(like: SocketAddr) -> SocketAddr {
+fn unspecified(like: SocketAddr) -> IpAddr {
     match like {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 

@@ -45,7 +45,7 @@ fn no_spoke_to_spoke_keeps_spokes_apart() {
 #[test]
 fn a_source_that_is_not_the_spokes_never_leaves_the_hubs_device() {
     let network = Network::new();
-    let hub = Hub::start(&network, &[]);
+    let mut hub = Hub::start(&network, &[]);
     let (one, first) = Spoke::up(&network, 2, &[]);
     let (_two, second) = Spoke::up(&network, 3, &[]);
     let stranger = IpAddr::from([10, 0, 0, 200]);
@@ -63,6 +63,8 @@ fn a_source_that_is_not_the_spokes_never_leaves_the_hubs_device() {
     assert_eq!(counted(&hub.host, first.ip4), 3);
     assert_eq!(counted(&hub.host, second.ip4), 0);
     assert_eq!(counted(&hub.host, stranger), 0);
+    hub.terminate();
+    hub.line_anywhere(&["dropped=", "foreign_source=6"]);
 }
 
 #[test]
