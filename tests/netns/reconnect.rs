@@ -193,6 +193,27 @@ fn routes_stay_over_a_restart_of_the_hub_while_its_name_is_not_found() {
     assert!(routes.contains("203.0.113.0/24"), "{routes}");
 }
 
+#[test]
+fn without_a_fallback_routes_stay_whatever_the_resolver_says() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("hosts", "198.18.1.2 hub.example\n");
+    host.etc("resolv.conf", "nameserver 127.0.0.1\n");
+    let flags = ["-connect", "hub.example:443", "-fallback", "never", "-v"];
+    let mut spoke = Spoke::start_on(host, &flags);
+    spoke.lease();
+    spoke.host.ip("route add 203.0.113.0/24 dev dtun0");
+
+    spoke.host.etc("hosts", "");
+    hub.terminate();
+    spoke.line("tunnel down");
+    spoke.line("next dial");
+
+    let routes = spoke.host.ip("route show dev dtun0");
+    assert!(routes.contains("203.0.113.0/24"), "{routes}");
+}
+
 /// A relay at the spoke's gateway, and the address to dial.
 fn relay(network: &Network, spoke: &Host, hub: &Hub) -> (Relay, String) {
     let at = SocketAddr::new(IpAddr::V4(spoke.gateway4()), 4443);

@@ -241,9 +241,12 @@ impl Spoke {
         }
     }
 
-    /// The same for the questions of the resolver. True when there was
-    /// something to take away.
+    /// The same for the questions of the resolver, unless the user wants all
+    /// to stay in the tunnel. True when there was something to take away.
     async fn clear_way_to_resolver(&mut self) -> bool {
+        if self.config.fallback.is_none() {
+            return false;
+        }
         for ip in name_servers() {
             let way = way_to(&self.netlink, ip, self.tun_index()).await;
             if matches!(way, Ok(Way::IntoTunnel)) {
