@@ -3,7 +3,8 @@
 //! A hook sees the environment it is given and `PATH`, nothing else of ours,
 //! and leads a process group of its own, so that a Ctrl-C at our terminal is
 //! ours to handle and a hook that hangs dies with all it started. What it
-//! prints goes to the log line by line. A daemon that it leaves behind may
+//! prints goes to the log line by line; both its outputs are one pipe, so that
+//! the lines keep their order and the last is the last. A daemon that it leaves behind may
 //! keep its output open: the hook is over when its own process is.
 
 use std::io;
@@ -13,9 +14,9 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::sys::process::kill_group;
@@ -66,26 +67,19 @@ struct Limits {
 }
 
 async fn run_within(path: &Path, env: &[(&str, String)], limits: Limits) -> Result<(), HookError> {
-    let mut child = start(path, env).map_err(|source| HookError::Start {
+    let (mut child, pipe) = start(path, env).map_err(|source| HookError::Start {
         path: path.to_owned(),
         source,
     })?;
     let name = name(path);
     let output = Output::default();
-    let mut readers = JoinSet::new();
-    if let Some(pipe) = child.stdout.take() {
-        readers.spawn(read(pipe, name.clone(), output.clone()));
-    }
-    if let Some(pipe) = child.stderr.take() {
-        readers.spawn(read(pipe, name.clone(), output.clone()));
-    }
+    let reader = tokio::spawn(read(pipe, name.clone(), output.clone()));
 
     let ended = wait(&mut child, &name, limits).await;
 
     // What the hook printed last is still in the pipe when the process ends.
-    let drained = async { while readers.join_next().await.is_some() {} };
-    if timeout(DRAIN, drained).await.is_err() {
-        readers.detach_all();
+    if timeout(DRAIN, reader).await.is_err() {
+        tracing::debug!(hook = name, "somebody keeps the hook's output open");
     }
 
     let last = output.last();
@@ -108,7 +102,8 @@ async fn run_within(path: &Path, env: &[(&str, String)], limits: Limits) -> Resu
     }
 }
 
-fn start(path: &Path, env: &[(&str, String)]) -> io::Result<Child> {
+/// The process, and the pipe that it prints to.
+fn start(path: &Path, env: &[(&str, String)]) -> io::Result<(Child, Receiver)> {
     // A bare name is a file here before it is a word to look up in PATH.
     let program = if path.exists() {
         std::path::absolute(path)?
@@ -116,7 +111,8 @@ fn start(path: &Path, env: &[(&str, String)]) -> io::Result<Child> {
         path.to_owned()
     };
 
-    Command::new(program)
+    let (reader, writer) = io::pipe()?;
+    let child = Command::new(program)
         .env_clear()
         .env(
             "PATH",
@@ -124,10 +120,12 @@ fn start(path: &Path, env: &[(&str, String)]) -> io::Result<Child> {
         )
         .envs(env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stdout(writer.try_clone()?)
+        .stderr(writer)
         .process_group(0)
-        .spawn()
+        .spawn()?;
+
+    Ok((child, Receiver::from_owned_fd(reader.into())?))
 }
 
 /// Waits for the hook's end; `None` when it had to be killed.
@@ -153,7 +151,7 @@ async fn wait(child: &mut Child, name: &str, limits: Limits) -> io::Result<Optio
 }
 
 /// Logs each line of `pipe` until everybody who holds it has closed it.
-async fn read(pipe: impl AsyncRead + Unpin, name: String, output: Output) {
+async fn read(pipe: Receiver, name: String, output: Output) {
     let mut pipe = BufReader::new(pipe);
     let mut line = Vec::new();
     loop {
@@ -175,8 +173,8 @@ async fn read(pipe: impl AsyncRead + Unpin, name: String, output: Output) {
     }
 }
 
-/// The newest line, shared between the readers of standard output and error
-/// and the one who waits for the process.
+/// The newest line, shared between the reader and the one who waits for the
+/// process.
 #[derive(Clone, Default)]
 struct Output(Arc<Mutex<LastLine>>);
 
@@ -272,6 +270,20 @@ mod tests {
             error.ends_with("exited with code 3, its last line: File exists"),
             "{error}"
         );
+    }
+
+    #[tokio::test]
+    async fn lines_of_both_outputs_keep_their_order() {
+        let script = Script::new(
+            "order",
+            "for i in 1 2 3 4 5 6 7 8 9; do echo out; echo err >&2; done; exit 1",
+        );
+
+        for _ in 0..100 {
+            let error = script.run(&[]).await.unwrap_err().to_string();
+
+            assert!(error.ends_with("its last line: err"), "{error}");
+        }
     }
 
     #[tokio::test]
