@@ -22,9 +22,12 @@ pub(crate) enum Way {
 /// What would make a new dial worth while when it changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Network {
-    ways: Vec<(u32, Option<IpAddr>, Option<IpAddr>)>,
+    /// Link, gateway and source towards each address of the hub that was asked for.
+    ways: Vec<(IpAddr, Option<Towards>)>,
     addresses: Vec<IpNet>,
 }
+
+type Towards = (u32, Option<IpAddr>, Option<IpAddr>);
 
 /// The way to `ip`; `tun` is our device.
 pub(crate) async fn way_to(netlink: &Netlink, ip: IpAddr, tun: Option<u32>) -> io::Result<Way> {
@@ -62,9 +65,11 @@ impl Network {
     ) -> io::Result<Self> {
         let mut ways = Vec::new();
         for ip in hubs {
-            if let Way::Out(hop) = way_to(netlink, ip, tun).await? {
-                ways.push((hop.oif, hop.gateway, hop.source));
-            }
+            let way = match way_to(netlink, ip, tun).await? {
+                Way::Out(hop) => Some((hop.oif, hop.gateway, hop.source)),
+                Way::IntoTunnel | Way::None => None,
+            };
+            ways.push((ip, way));
         }
         let mut addresses: Vec<_> = netlink
             .all_addresses()
@@ -78,11 +83,17 @@ impl Network {
         Ok(Self { ways, addresses })
     }
 
-    /// Whether what came after `before` gives reason to dial at once.
+    /// Whether what came after `before` gives reason to dial at once. An address
+    /// that nobody had asked for yet is no change: it would cut off the very dial
+    /// that made it known.
     pub(crate) fn is_better_than(&self, before: &Self) -> bool {
         let more = |now: &IpNet| !before.addresses.contains(now);
+        let other = |(hub, way): &(IpAddr, Option<Towards>)| {
+            let differs = |(asked, old): &(IpAddr, Option<Towards>)| asked == hub && old != way;
+            way.is_some() && before.ways.iter().any(differs)
+        };
 
-        self.ways.iter().any(|way| !before.ways.contains(way)) || self.addresses.iter().any(more)
+        self.ways.iter().any(other) || self.addresses.iter().any(more)
     }
 }
 
@@ -174,9 +185,11 @@ mod tests {
         assert_eq!(uplink_to(&routes[..2], hub, Some(9)), None);
     }
 
+    const HUB: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
+
     fn network(gateway: &str, addresses: &[&str]) -> Network {
         Network {
-            ways: vec![(2, Some(gateway.parse().unwrap()), None)],
+            ways: vec![(HUB, Some((2, Some(gateway.parse().unwrap()), None)))],
             addresses: addresses.iter().map(|net| net.parse().unwrap()).collect(),
         }
     }
@@ -189,5 +202,16 @@ mod tests {
         assert!(network("192.0.2.1", &["192.0.2.8/24"]).is_better_than(&before));
         assert!(!network("192.0.2.1", &["192.0.2.7/24"]).is_better_than(&before));
         assert!(!Network::default().is_better_than(&before));
+    }
+    #[test]
+    fn a_way_that_comes_back_is_reason_to_dial_and_a_hub_just_resolved_is_not() {
+        let now = network("192.0.2.1", &["192.0.2.7/24"]);
+        let mut before = now.clone();
+
+        before.ways = vec![(HUB, None)];
+        assert!(now.is_better_than(&before));
+
+        before.ways.clear();
+        assert!(!now.is_better_than(&before));
     }
 }
