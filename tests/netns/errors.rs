@@ -117,7 +117,9 @@ fn a_hub_that_lets_nobody_out_prints_what_to_run_here_and_on_the_laptop() {
     hub.line("forwarding is on family=IPv4 masquerade=found");
     hub.line("forwarding is on family=IPv6 masquerade=found");
     let laptop = hub.line("on the laptop");
-    assert!(laptop.contains("-connect 198.18.1.2:443"), "{laptop}");
+    for part in ["-connect 198.18.1.2:443", "-up scripts/", "-down scripts/"] {
+        assert!(laptop.contains(part), "{part} in {laptop}");
+    }
 }
 
 #[test]
