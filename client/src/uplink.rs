@@ -38,9 +38,9 @@ pub(crate) async fn way_to(netlink: &Netlink, ip: IpAddr, tun: Option<u32>) -> i
     })
 }
 
-/// The link and the gateway that lead to `ip` where no host route does. A
-/// script sets one by the gateway of its day, and until the script runs again
-/// it hides that the machine has another.
+/// The link and the gateway that lead to `ip` where no host route does, and
+/// none of our up-script's. A script sets them by the gateway of its day, and
+/// until it runs again they hide that the machine has another.
 pub(crate) fn uplink_to(
     routes: &[Route],
     ip: IpAddr,
@@ -51,6 +51,7 @@ pub(crate) fn uplink_to(
         .filter(|route| route.table == MAIN && route.kind == RouteKind::Unicast)
         .filter(|route| route.oif != tun && route.net.contains(&ip))
         .filter(|route| route.net.prefix_len() < route.net.max_prefix_len())
+        .filter(|route| route.protocol != SPLIT)
         .min_by_key(|route| (Reverse(route.net.prefix_len()), route.metric))?;
 
     Some((route.oif?, route.gateway))
@@ -142,6 +143,9 @@ fn is_global(ip: IpAddr) -> bool {
     }
 }
 
+/// The protocol number of what `scripts/up-split.sh` puts on the uplink.
+const SPLIT: u8 = 117;
+
 /// In /etc/iproute2/rt_tables.
 const MAIN: u32 = 254;
 
@@ -176,6 +180,15 @@ mod tests {
         assert_eq!(
             uplink_to(&routes, hub, Some(9)),
             Some((2, gateway("10.0.0.254")))
+        );
+        routes.push(Route {
+            protocol: SPLIT,
+            ..route("192.0.2.0/25", "10.0.0.1", 2, 0)
+        });
+        assert_eq!(
+            uplink_to(&routes, hub, Some(9)),
+            Some((2, gateway("10.0.0.254"))),
+            "the hub is on the bypass list"
         );
         routes.push(route("192.0.2.0/24", "10.0.0.7", 2, 700));
         assert_eq!(
