@@ -182,7 +182,11 @@ impl Wire {
             match session.open(record) {
                 Ok((content, plain)) => {
                     session.handle_record(now, path);
-                    self.handle_content(session, content, plain);
+                    if let Err(Behind) = self.handle_content(session, content, plain) {
+                        // An answer to what follows would stop the peer from
+                        // saying again what was lost.
+                        return;
+                    }
                 }
                 Err(refused) => self.shared.counters.count(refused.into()),
             }
@@ -192,22 +196,28 @@ impl Wire {
         }
     }
 
-    fn handle_content(&mut self, session: &Arc<Session>, content: ContentType, plain: &[u8]) {
+    fn handle_content(
+        &mut self,
+        session: &Arc<Session>,
+        content: ContentType,
+        plain: &[u8],
+    ) -> Result<(), Behind> {
         match content {
             ContentType::ApplicationData => {
                 if session.confirm() {
                     self.handshakes.confirmed(session.peer);
-                    self.tell_or_count(Event::Confirmed(Arc::clone(session)));
+                    // The loop's next tick finds one that it was not told of.
+                    drop(self.tell(Event::Confirmed(Arc::clone(session))));
                 }
                 match Content::of(plain) {
                     Content::Ip4 | Content::Ip6 => self.shared.deliver(session, plain),
-                    Content::Control => self.handle_control(session, plain),
+                    Content::Control => return self.handle_control(session, plain),
                     Content::Other => self.shared.counters.count(Dropped::NotIp),
                 }
             }
             ContentType::Alert => match Alert::parse(plain) {
                 Some(alert) if alert == Alert::CLOSE_NOTIFY || alert.level == Level::Fatal => {
-                    self.tell_or_count(Event::Closed(Arc::clone(session)));
+                    return self.tell(Event::Closed(Arc::clone(session)));
                 }
                 Some(_) | None => self.shared.counters.count(Dropped::OutOfPlace),
             },
@@ -215,9 +225,11 @@ impl Wire {
                 self.shared.counters.count(Dropped::OutOfPlace);
             }
         }
+
+        Ok(())
     }
 
-    fn handle_control(&mut self, session: &Arc<Session>, message: &[u8]) {
+    fn handle_control(&mut self, session: &Arc<Session>, message: &[u8]) -> Result<(), Behind> {
         match Control::parse(message) {
             Ok(Control::Ping(id)) => self.shared.send_in(session, &Control::Pong(id).emit()),
             // That it came is all it says, and has been noted.
@@ -226,11 +238,13 @@ impl Wire {
             Err(_) => match SpokeMeta::parse(message) {
                 // Unknown fields are skipped, so any JSON object would pass.
                 Ok(meta) if names_routes(message) => {
-                    self.tell_or_count(Event::Meta(Arc::clone(session), meta));
+                    return self.tell(Event::Meta(Arc::clone(session), meta));
                 }
                 Ok(_) | Err(_) => self.shared.counters.count(Dropped::BadControl),
             },
         }
+
+        Ok(())
     }
 
     /// Sends what the handshakes have ready; answers to the datagram at hand
@@ -245,12 +259,8 @@ impl Wire {
         }
     }
 
-    fn tell_or_count(&self, event: Event) {
-        // Counted where it failed; a spoke repeats its meta, and a session
-        // whose goodbye was lost ends by silence.
-        drop(self.tell(event));
-    }
-
+    /// A spoke repeats its meta until it is answered, and a session whose
+    /// goodbye was lost ends by silence.
     fn tell(&self, event: Event) -> Result<(), Behind> {
         self.events.try_send(event).map_err(|_| {
             self.shared.counters.count(Dropped::Backlog);
