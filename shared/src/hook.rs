@@ -307,8 +307,18 @@ mod tests {
             panic!("{error}");
         };
         let child = last.0.unwrap();
-        let state = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z "), "{state}");
+        let gone = async {
+            while is_alive(&child) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), gone).await.unwrap();
+    }
+
+    /// Signals are sent at once and obeyed a little later.
+    fn is_alive(pid: &str) -> bool {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !(state.is_empty() || state.contains(") Z "))
     }
 
     #[tokio::test]
