@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "this module is the border to libc")]
 
 pub(crate) mod clock;
+pub(crate) mod epoll;
 pub(crate) mod limits;
 #[cfg(test)]
 pub(crate) mod netns;
