@@ -3,6 +3,8 @@
 //!
 //! Nothing in this crate knows which role it serves.
 
+pub mod association;
+pub mod datapath;
 pub mod device;
 pub mod dtls;
 #[cfg(test)]

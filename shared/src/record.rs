@@ -46,11 +46,27 @@ impl Sealer {
         plain: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), NotSealed> {
-        if plain.len() > MAX_PLAINTEXT {
+        let start = out.len();
+        let at = start + Self::PLAIN_AT;
+        out.resize(start + plain.len() + self.overhead(), 0);
+        out[at..at + plain.len()].copy_from_slice(plain);
+
+        self.seal_in_place(content, &mut out[start..])
+            .inspect_err(|_| out.truncate(start))
+    }
+
+    /// Makes a record of the content that stands in `record` from
+    /// [`Self::PLAIN_AT`] on, [`Self::overhead`] bytes shorter than `record`;
+    /// what surrounds it is written over.
+    pub fn seal_in_place(&self, content: ContentType, record: &mut [u8]) -> Result<(), NotSealed> {
+        let plain_len = record.len() - self.overhead();
+        if plain_len > MAX_PLAINTEXT {
             return Err(NotSealed::TooLong);
         }
-        // Past the end the counter goes on counting, 64 bits wide: no call
-        // brings it back to a used number.
+        // The only place that takes numbers. Each call gets another one,
+        // whatever the thread and the batch, and a record that is then lost
+        // takes its number along: no nonce is used twice under one key. Past
+        // the end the counter goes on, 64 bits wide: it comes back to none.
         let seq = self.next.fetch_add(1, Ordering::Relaxed);
         if seq > MAX_SEQ {
             return Err(NotSealed::Exhausted);
@@ -61,22 +77,31 @@ impl Sealer {
             version: DTLS_1_2,
             epoch: self.epoch,
             seq,
-            len: EXPLICIT_NONCE + plain.len() + self.cipher.tag_len(),
+            len: record.len() - RECORD_HEADER,
         };
         let explicit = explicit_nonce(self.epoch, seq);
-        header.emit(out);
-        out.extend_from_slice(&explicit);
-        let start = out.len();
-        out.extend_from_slice(plain);
+        let (head, rest) = record.split_at_mut(Self::PLAIN_AT);
+        head[..RECORD_HEADER].copy_from_slice(&header.bytes());
+        head[RECORD_HEADER..].copy_from_slice(&explicit);
+        let (plain, tag) = rest.split_at_mut(plain_len);
         self.cipher.seal(
             nonce(&self.salt, explicit),
-            aad(&header, plain.len()),
-            start,
-            out,
+            aad(&header, plain_len),
+            plain,
+            tag,
         );
 
         Ok(())
     }
+
+    /// Bytes that a record adds to its content.
+    #[must_use]
+    pub fn overhead(&self) -> usize {
+        Self::PLAIN_AT + self.cipher.tag_len()
+    }
+
+    /// Where in a record its content stands: after header and explicit nonce.
+    pub const PLAIN_AT: usize = RECORD_HEADER + EXPLICIT_NONCE;
 
     /// How many sequence numbers of this epoch are used up, by whomever.
     #[must_use]
@@ -213,12 +238,12 @@ impl Cipher {
         .tag_len()
     }
 
-    /// Encrypts `out[start..]` and appends the tag.
-    fn seal(&self, nonce: [u8; 12], aad: [u8; AAD], start: usize, out: &mut Vec<u8>) {
+    /// Encrypts `text` in place; `tag` has the suite's length.
+    fn seal(&self, nonce: [u8; 12], aad: [u8; AAD], text: &mut [u8], tag: &mut [u8]) {
         match self {
-            Self::Gcm(gcm) => gcm.seal(nonce, aad, start, out),
-            Self::Ccm(ccm) => ccm.seal(nonce, aad, start, out),
-            Self::Ccm8(ccm8) => ccm8.seal(nonce, aad, start, out),
+            Self::Gcm(gcm) => gcm.seal(nonce, aad, text, tag),
+            Self::Ccm(ccm) => ccm.seal(nonce, aad, text, tag),
+            Self::Ccm8(ccm8) => ccm8.seal(nonce, aad, text, tag),
         }
     }
 

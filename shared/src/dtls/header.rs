@@ -78,14 +78,23 @@ impl RecordHeader {
     }
 
     pub fn emit(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bytes());
+    }
+
+    /// The header as it goes over the wire.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; RECORD_HEADER] {
         let len = u16::try_from(self.len).expect("a record is shorter than 64 KiB");
         debug_assert!(self.seq < 1 << 48);
 
-        out.push(self.content.byte());
-        out.extend_from_slice(&self.version.to_be_bytes());
-        out.extend_from_slice(&self.epoch.to_be_bytes());
-        out.extend_from_slice(&self.seq.to_be_bytes()[2..]);
-        out.extend_from_slice(&len.to_be_bytes());
+        let mut bytes = [0; RECORD_HEADER];
+        bytes[0] = self.content.byte();
+        bytes[1..3].copy_from_slice(&self.version.to_be_bytes());
+        bytes[3..5].copy_from_slice(&self.epoch.to_be_bytes());
+        bytes[5..11].copy_from_slice(&self.seq.to_be_bytes()[2..]);
+        bytes[11..13].copy_from_slice(&len.to_be_bytes());
+
+        bytes
     }
 }
 

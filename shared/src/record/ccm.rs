@@ -23,12 +23,12 @@ where
         Self(ccm::Ccm::new(key.into()))
     }
 
-    pub(super) fn seal(&self, nonce: [u8; 12], aad: [u8; AAD], start: usize, out: &mut Vec<u8>) {
-        let tag = self
+    pub(super) fn seal(&self, nonce: [u8; 12], aad: [u8; AAD], text: &mut [u8], tag: &mut [u8]) {
+        let made = self
             .0
-            .encrypt_in_place_detached(&nonce.into(), &aad, &mut out[start..])
+            .encrypt_in_place_detached(&nonce.into(), &aad, text)
             .expect("a record is far below the cipher's limit");
-        out.extend_from_slice(&tag);
+        tag.copy_from_slice(&made);
     }
 
     pub(super) fn open(

@@ -14,13 +14,13 @@ impl Gcm {
         Self(LessSafeKey::new(key))
     }
 
-    pub(super) fn seal(&self, nonce: [u8; 12], aad: [u8; AAD], start: usize, out: &mut Vec<u8>) {
+    pub(super) fn seal(&self, nonce: [u8; 12], aad: [u8; AAD], text: &mut [u8], tag: &mut [u8]) {
         let nonce = Nonce::assume_unique_for_key(nonce);
-        let tag = self
+        let made = self
             .0
-            .seal_in_place_separate_tag(nonce, Aad::from(aad), &mut out[start..])
+            .seal_in_place_separate_tag(nonce, Aad::from(aad), text)
             .expect("a record is far below the cipher's limit");
-        out.extend_from_slice(tag.as_ref());
+        tag.copy_from_slice(made.as_ref());
     }
 
     pub(super) fn open(

@@ -1,0 +1,288 @@
+//! One DTLS association, as the data path sees it: the keys of both
+//! directions, the way to the peer, and when something was last heard and sent.
+//!
+//! All of it is shared: workers seal and open in batches, control messages
+//! pass beside them, and whoever keeps watch over the peer reads the clocks.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::datapath::Lane;
+use crate::dtls::CipherSuite;
+use crate::dtls::header::ContentType;
+use crate::record::{NotSealed, Opener, Refused, Sealer};
+use crate::udp::Path;
+
+/// Keys, path and clocks of one peer.
+#[derive(Debug)]
+pub struct Association {
+    suite: CipherSuite,
+    sealer: Arc<Sealer>,
+    opener: Mutex<Opener>,
+    path: Mutex<Path>,
+    lane: Arc<Lane>,
+    clocks: Clocks,
+    limit: AtomicUsize,
+    batch: AtomicUsize,
+}
+
+impl Association {
+    /// `lane` is the socket that the peer is spoken to by.
+    #[must_use]
+    pub fn new(
+        suite: CipherSuite,
+        sealer: Arc<Sealer>,
+        opener: Opener,
+        path: Path,
+        lane: Arc<Lane>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            suite,
+            sealer,
+            opener: Mutex::new(opener),
+            path: Mutex::new(path),
+            lane,
+            clocks: Clocks::new(now),
+            limit: AtomicUsize::new(MAX_PACKET),
+            batch: AtomicUsize::new(MAX_BATCH),
+        }
+    }
+
+    pub fn suite(&self) -> CipherSuite {
+        self.suite
+    }
+
+    pub fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
+    pub fn lane(&self) -> &Arc<Lane> {
+        &self.lane
+    }
+
+    /// Where to send: the path of the last authenticated record.
+    pub fn path(&self) -> Path {
+        *lock(&self.path)
+    }
+
+    /// Opens one whole record in place.
+    pub fn open<'a>(&self, record: &'a mut [u8]) -> Result<(ContentType, &'a mut [u8]), Refused> {
+        self.opener().open(record)
+    }
+
+    /// The receiving side, for a run of records; never kept over a system call.
+    pub(crate) fn opener(&self) -> MutexGuard<'_, Opener> {
+        lock(&self.opener)
+    }
+
+    /// Seals each content and sends the records in one datagram.
+    ///
+    /// # Errors
+    ///
+    /// The socket's, or that the keys are used up; nothing was sent then.
+    pub fn send(&self, content: ContentType, contents: &[&[u8]]) -> Result<(), NotSent> {
+        let mut datagram = Vec::new();
+        for plain in contents {
+            self.sealer.seal(content, plain, &mut datagram)?;
+        }
+        self.lane.socket().try_send(&datagram, &self.path())?;
+
+        Ok(())
+    }
+
+    /// A datagram came from the peer's address; anyone may have sent it.
+    pub fn handle_datagram(&self, now: Instant) {
+        self.clocks.set(&self.clocks.datagram, now);
+    }
+
+    /// A record of the peer's authenticated: answers go back along `path`.
+    pub fn handle_record(&self, now: Instant, path: &Path) {
+        self.clocks.set(&self.clocks.datagram, now);
+        self.clocks.set(&self.clocks.record, now);
+        self.clocks.owed.store(NEVER, Ordering::Relaxed);
+
+        let mut known = lock(&self.path);
+        if *known != *path {
+            *known = *path;
+        }
+    }
+
+    /// Packets went out that the peer may answer. True when the caller is to
+    /// see to it that somebody looks at [`Self::heard`] in time: nobody does
+    /// since the last [`Self::unwatch`].
+    pub fn handle_sent(&self, now: Instant) -> bool {
+        let clocks = &self.clocks;
+        clocks.set(&clocks.sent, now);
+        if clocks.owed.load(Ordering::Relaxed) == NEVER {
+            clocks.set(&clocks.owed, now);
+        }
+
+        !clocks.watched.load(Ordering::Relaxed) && !clocks.watched.swap(true, Ordering::AcqRel)
+    }
+
+    /// Nobody watches over answers from now on.
+    pub fn unwatch(&self) {
+        self.clocks.watched.store(false, Ordering::Release);
+    }
+
+    pub fn heard(&self) -> Heard {
+        let clocks = &self.clocks;
+
+        Heard {
+            datagram: clocks.get(&clocks.datagram).unwrap_or(clocks.zero),
+            record: clocks.get(&clocks.record).unwrap_or(clocks.zero),
+            sent: clocks.get(&clocks.sent),
+            owed: clocks.get(&clocks.owed),
+        }
+    }
+
+    /// Largest inner packet in bytes that the path carries in one piece.
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Records that may be under way between sealing and sending: few enough
+    /// for the peer's replay window.
+    pub fn batch(&self) -> usize {
+        self.batch.load(Ordering::Relaxed)
+    }
+
+    /// The peer is not one of ours: its replay window is 64 records wide.
+    pub fn narrow(&self) {
+        self.batch.store(FOREIGN_BATCH, Ordering::Relaxed);
+    }
+}
+
+/// What was last heard of a peer, and sent to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard {
+    /// Any datagram from the peer's address.
+    pub datagram: Instant,
+    /// An authenticated record.
+    pub record: Instant,
+    /// A packet to the peer, if there was one.
+    pub sent: Option<Instant>,
+    /// The first packet to the peer since its last record.
+    pub owed: Option<Instant>,
+}
+
+/// Why a message did not go out.
+#[derive(Debug, thiserror::Error)]
+pub enum NotSent {
+    #[error(transparent)]
+    NotSealed(#[from] NotSealed),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Points in time that threads share, in nanoseconds since `zero`.
+#[derive(Debug)]
+struct Clocks {
+    zero: Instant,
+    datagram: AtomicU64,
+    record: AtomicU64,
+    sent: AtomicU64,
+    owed: AtomicU64,
+    watched: AtomicBool,
+}
+
+impl Clocks {
+    fn new(now: Instant) -> Self {
+        Self {
+            zero: now,
+            datagram: AtomicU64::new(0),
+            record: AtomicU64::new(0),
+            sent: AtomicU64::new(NEVER),
+            owed: AtomicU64::new(NEVER),
+            watched: AtomicBool::new(false),
+        }
+    }
+
+    fn set(&self, clock: &AtomicU64, now: Instant) {
+        let since = now.saturating_duration_since(self.zero).as_nanos();
+        clock.store(since as u64, Ordering::Relaxed);
+    }
+
+    fn get(&self, clock: &AtomicU64) -> Option<Instant> {
+        match clock.load(Ordering::Relaxed) {
+            NEVER => None,
+            nanos => Some(self.zero + Duration::from_nanos(nanos)),
+        }
+    }
+}
+
+/// A poisoned lock means that a thread panicked between two plain assignments.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const NEVER: u64 = u64::MAX;
+
+/// The longest packet that IP knows.
+const MAX_PACKET: usize = 65_535;
+
+/// As many as one `UDP_SEGMENT` message holds.
+const MAX_BATCH: usize = 64;
+
+/// Half of a window of 64, so that a control message may overtake a batch.
+const FOREIGN_BATCH: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtls::schedule::DirectionKey;
+    use crate::udp::UdpSocket;
+
+    fn association(now: Instant) -> Association {
+        let key = DirectionKey::new([1; 16], [2; 4]);
+        let socket = UdpSocket::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let path = Path {
+            peer: "127.0.0.1:9".parse().unwrap(),
+            local: None,
+        };
+
+        Association::new(
+            CipherSuite::Gcm,
+            Arc::new(Sealer::new(CipherSuite::Gcm, &key, 1, 0)),
+            Opener::new(CipherSuite::Gcm, &key, 1),
+            path,
+            Arc::new(Lane::new(socket)),
+            now,
+        )
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_owed_from_the_first_packet_to_the_next_record() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let association = association(now);
+        assert_eq!(association.heard().owed, None);
+
+        association.handle_sent(at(1));
+        association.handle_sent(at(2));
+        let heard = association.heard();
+        assert_eq!((heard.owed, heard.sent), (Some(at(1)), Some(at(2))));
+
+        association.handle_record(at(3), &association.path());
+        let heard = association.heard();
+        assert_eq!((heard.owed, heard.record), (None, at(3)));
+    }
+
+    #[tokio::test]
+    async fn one_sender_is_asked_to_call_the_watch() {
+        let now = Instant::now();
+        let association = association(now);
+
+        assert!(association.handle_sent(now));
+        assert!(!association.handle_sent(now));
+        association.unwatch();
+        assert!(association.handle_sent(now));
+    }
+}
