@@ -45,6 +45,23 @@ impl Teller {
         }
     }
 
+    /// The report with which the program ends: no cause is named twice.
+    pub(crate) fn last_word(&self, report: &Report) -> String {
+        let text = report.to_string();
+
+        match report {
+            Report::Unreachable { hub } if text == self.last => {
+                format!("gave up: nothing answers: {}", listed(hub))
+            }
+            Report::Unreachable { .. }
+            | Report::Unresolved { .. }
+            | Report::NotAccepted { .. }
+            | Report::Refused { .. }
+            | Report::Interrupted { .. }
+            | Report::Unusable { .. } => text,
+        }
+    }
+
     /// A session stood in between.
     pub(crate) fn forget(&mut self) {
         *self = Self::default();
@@ -166,12 +183,7 @@ impl fmt::Display for Report {
             }
             Self::Unusable { hub, why } => write!(f, "the hub at {hub} gives no tunnel: {why}"),
             Self::Unreachable { hub } => {
-                write!(f, "nothing answers: ")?;
-                for (n, silence) in hub.iter().enumerate() {
-                    let comma = if n == 0 { "" } else { ", " };
-                    write!(f, "{comma}{silence}")?;
-                }
-                write!(f, "; {}", likeliest(hub))
+                write!(f, "nothing answers: {}; {}", listed(hub), likeliest(hub))
             }
         }
     }
@@ -185,6 +197,12 @@ impl fmt::Display for Silence {
             SilenceKind::Unsent(error) => write!(f, "{} was not sent to ({error})", self.addr),
         }
     }
+}
+
+fn listed(silences: &[Silence]) -> String {
+    let texts: Vec<_> = silences.iter().map(ToString::to_string).collect();
+
+    texts.join(", ")
 }
 
 /// The cause to look at first.
@@ -307,6 +325,22 @@ mod tests {
             Report::of("laptop", vec![(addr, full.into())]).to_string(),
             "the hub at 192.0.2.1:443 says: address pool 10.0.0.0/24 is full"
         );
+    }
+
+    #[test]
+    fn a_program_that_ends_does_not_name_the_cause_twice() {
+        let silent = || report(vec![DialError::Unreachable { refused: false }]);
+        let mut teller = Teller::default();
+        assert_eq!(teller.last_word(&silent()), silent().to_string());
+
+        teller.tell(Instant::now(), &silent());
+
+        assert_eq!(
+            teller.last_word(&silent()),
+            "gave up: nothing answers: 192.0.2.1:443 is silent"
+        );
+        let refused = report(vec![DialError::Unreachable { refused: true }]);
+        assert_eq!(teller.last_word(&refused), refused.to_string());
     }
 
     #[test]

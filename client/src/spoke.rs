@@ -175,7 +175,7 @@ impl Spoke {
                 },
             };
             if self.config.once {
-                anyhow::bail!("{report}");
+                anyhow::bail!(self.teller.last_word(&report));
             }
             self.teller.tell(Instant::now(), &report);
             if !report.is_refusal() {

@@ -43,10 +43,13 @@ fn a_port_without_a_hub_is_said() {
 
     let mut spoke = Spoke::start(&network, 2, &["-once"]);
 
+    let early = spoke.line("WARN");
+    assert!(early.contains("does not run on it"), "{early}");
     let line = fails(&mut spoke, 1);
     for part in ["198.18.1.2:443", "refused"] {
         assert!(line.contains(part), "{part} in {line}");
     }
+    assert_eq!(spoke.count("does not run on it"), 1, "{}", spoke.text());
 }
 
 #[test]

@@ -95,9 +95,7 @@ impl Spoke {
                 }
                 Step::Late => {
                     is_late = true;
-                    if let Some(report) = round.silence()
-                        && !self.config.once
-                    {
+                    if let Some(report) = round.silence() {
                         self.teller.tell(Instant::now(), &report);
                     }
                 }
