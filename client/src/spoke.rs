@@ -156,7 +156,9 @@ impl Spoke {
                 continue;
             }
             unsettled += 1;
-            if unsettled > 1 {
+            if unsettled > 1 && !matches!(end, End::Slept) {
+                // The change that ended the session has been told already.
+                self.look = Some(Instant::now());
                 let wait = self.backoff.failed(random());
                 self.pause(wait).await;
             }

@@ -157,6 +157,23 @@ fn a_spoke_whose_address_goes_takes_the_next_one() {
 }
 
 #[test]
+fn one_change_of_the_uplink_after_another_is_dialled_upon_at_once() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let (mut spoke, _) = Spoke::up(&network, 2, &[]);
+
+    // The wait of a hub that ends one session after another would be 6 s by the last.
+    for last in 3..9 {
+        spoke.host.ip("addr flush dev uplink scope global");
+        spoke
+            .host
+            .ip(&format!("addr add 198.18.2.{last}/24 dev uplink"));
+        spoke.host.ip("route add default via 198.18.2.1");
+        spoke.line_within("tunnel up", Duration::from_secs(5));
+    }
+}
+
+#[test]
 fn a_silent_way_is_noticed_and_left_when_it_is_back() {
     let network = Network::new();
     let _hub = Hub::start(&network, &[]);
