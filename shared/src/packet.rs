@@ -3,6 +3,11 @@
 
 #![deny(clippy::disallowed_methods, reason = "this is pure")]
 
+pub mod checksum;
+pub mod coalesce;
+pub mod segment;
+pub mod vnet;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Where a packet comes from and goes to.
@@ -131,6 +136,7 @@ const IP4_HEADER: usize = 20;
 const IP6_HEADER: usize = 40;
 const ECHO_HEADER: usize = 8;
 const ICMP: u8 = 1;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP6: u8 = 58;
 const ECHO_REPLY4: u8 = 0;

@@ -1,0 +1,356 @@
+//! Cuts a packet read from a TUN with offloads into the packets that the
+//! kernel would have sent without them (its `inet_gso_segment`,
+//! `tcp_gso_segment` and `__udp_gso_segment`). Pure, and allocates nothing.
+//!
+//! The surprising choice: the pseudo-header's sum is never computed. The
+//! checksum field holds it, of the whole run; only its length is exchanged.
+//! So a routing header, whose final destination the pseudo-header counts, is
+//! right without being read.
+
+use std::io::IoSlice;
+
+use super::vnet::{Gso, VnetHeader};
+use super::{IP4_HEADER, IP6_HEADER, TCP, UDP, checksum};
+
+/// The packets of one run, in their order; or one packet, its checksum
+/// completed.
+#[derive(Debug)]
+pub struct Segments<'a> {
+    packet: &'a mut [u8],
+    /// None for a packet that is no run.
+    cut: Option<Cut>,
+    /// Bytes of payload taken; for no run, of the packet.
+    taken: usize,
+    /// Segments taken.
+    count: u16,
+}
+
+impl<'a> Segments<'a> {
+    /// `limit` is the largest packet in bytes. A TCP run is cut smaller where
+    /// its segments don't fit; anything else larger is too big.
+    ///
+    /// # Errors
+    ///
+    /// A packet that is too big is left as a packet that an ICMP error can
+    /// quote; the checksum of one that is no run is complete.
+    pub fn new(header: VnetHeader, packet: &'a mut [u8], limit: usize) -> Result<Self, NotCut> {
+        if header.gso == Gso::None {
+            if header.needs_csum {
+                complete(packet, header).ok_or(NotCut::Malformed)?;
+            }
+            if packet.is_empty() {
+                return Err(NotCut::Malformed);
+            }
+            if packet.len() > limit {
+                return Err(NotCut::TooBig);
+            }
+            return Ok(Self::over(packet, None));
+        }
+
+        let layout = Layout::of(header, packet).ok_or(NotCut::Malformed)?;
+        let payload = packet.len() - layout.head;
+        let room = limit.checked_sub(layout.head).ok_or(NotCut::TooBig)?;
+        let mut step = usize::from(header.gso_size);
+        if step.min(payload) > room {
+            if !layout.tcp || room == 0 {
+                return Err(NotCut::TooBig);
+            }
+            step = room;
+        }
+        let cut = Cut::prepare(layout, step, packet);
+
+        Ok(Self::over(packet, Some(cut)))
+    }
+
+    /// Puts the parts of a run together in `buffer` and cuts it: for a device
+    /// that refuses the run.
+    ///
+    /// # Errors
+    ///
+    /// Only a header that does not belong to the parts.
+    pub fn of_parts(
+        header: VnetHeader,
+        parts: &[IoSlice<'_>],
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<Self, NotCut> {
+        buffer.clear();
+        for part in parts {
+            buffer.extend_from_slice(part);
+        }
+
+        Self::new(header, buffer, usize::MAX)
+    }
+
+    /// Bytes of the next packet; none after the last.
+    #[must_use]
+    pub fn next_len(&self) -> Option<usize> {
+        match &self.cut {
+            None => (self.taken == 0).then_some(self.packet.len()),
+            Some(cut) => {
+                let left = self.packet.len() - cut.head - self.taken;
+                (left > 0 || self.count == 0).then_some(cut.head + left.min(cut.step))
+            }
+        }
+    }
+
+    /// Writes the next packet, complete.
+    ///
+    /// # Panics
+    ///
+    /// Where `out` is not [`Self::next_len`] bytes long, or nothing is left.
+    pub fn write_next(&mut self, out: &mut [u8]) {
+        assert_eq!(self.next_len(), Some(out.len()), "the segment's own length");
+        let Some(cut) = &self.cut else {
+            out.copy_from_slice(self.packet);
+            self.taken = out.len();
+            return;
+        };
+
+        let (head, payload) = self.packet.split_at(cut.head);
+        let (out_head, out_payload) = out.split_at_mut(cut.head);
+        let end = self.taken + out_payload.len();
+        out_head.copy_from_slice(head);
+        out_payload.copy_from_slice(&payload[self.taken..end]);
+        cut.finish(out, self.count, self.taken, end == payload.len());
+        self.taken = end;
+        self.count = self.count.wrapping_add(1);
+    }
+
+    fn over(packet: &'a mut [u8], cut: Option<Cut>) -> Self {
+        Self {
+            packet,
+            cut,
+            taken: 0,
+            count: 0,
+        }
+    }
+}
+
+/// Why a packet was not cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotCut {
+    #[error("virtio-net header and packet do not agree")]
+    Malformed,
+    #[error("packet is larger than the path carries")]
+    TooBig,
+}
+
+/// Where the headers of a run are, checked against the packet.
+struct Layout {
+    ip4: bool,
+    tcp: bool,
+    /// Offset of the transport header.
+    transport: usize,
+    /// Bytes of all headers.
+    head: usize,
+}
+
+impl Layout {
+    fn of(header: VnetHeader, packet: &[u8]) -> Option<Self> {
+        let transport = usize::from(header.csum_start);
+        let ip4 = packet.first()? >> 4 == 4;
+        let (tcp, family_fits) = match header.gso {
+            Gso::Tcp4 => (true, ip4),
+            Gso::Tcp6 => (true, !ip4),
+            Gso::Udp => (false, true),
+            Gso::None => return None,
+        };
+        let protocol = if tcp { TCP } else { UDP };
+        let starts = if ip4 {
+            starts4(packet, protocol)? == transport
+        } else {
+            starts6(packet, protocol, transport)
+        };
+        let (len, field) = if tcp {
+            let len = usize::from(packet.get(transport + 12)? >> 4) * 4;
+            (len, TCP_CHECKSUM)
+        } else {
+            (UDP_HEADER, UDP_CHECKSUM)
+        };
+        let agrees = header.needs_csum
+            && header.gso_size > 0
+            && family_fits
+            && starts
+            && usize::from(header.csum_offset) == field
+            && (!tcp || len >= TCP_HEADER)
+            && transport + len <= packet.len();
+
+        agrees.then_some(Self {
+            ip4,
+            tcp,
+            transport,
+            head: transport + len,
+        })
+    }
+}
+
+/// What the segments of a run have in common.
+#[derive(Debug)]
+struct Cut {
+    ip4: bool,
+    tcp: bool,
+    transport: usize,
+    head: usize,
+    /// Bytes of payload in each segment but the last.
+    step: usize,
+    /// IPv4 identification of the first segment.
+    id: u16,
+    /// Sequence number of the first segment.
+    seq: u32,
+    /// CWR, PSH and FIN with the rest of their byte.
+    flags: u8,
+    /// Sum of the IPv4 header without identification, length, checksum.
+    ip_sum: u64,
+    /// Sum of the pseudo-header without its length.
+    pseudo: u64,
+}
+
+impl Cut {
+    /// Reads what differs between segments and sets it to zero in `packet`.
+    fn prepare(layout: Layout, step: usize, packet: &mut [u8]) -> Self {
+        let (ip, transport) = packet.split_at_mut(layout.transport);
+        let mut cut = Self {
+            ip4: layout.ip4,
+            tcp: layout.tcp,
+            transport: layout.transport,
+            head: layout.head,
+            step,
+            id: 0,
+            seq: 0,
+            flags: 0,
+            ip_sum: 0,
+            pseudo: 0,
+        };
+        if cut.ip4 {
+            cut.id = u16::from_be_bytes([ip[4], ip[5]]);
+            ip[2..6].fill(0);
+            ip[10..12].fill(0);
+            cut.ip_sum = checksum::sum(0, ip);
+        }
+        // As the kernel: a TCP run counts its bytes, a UDP run believes the
+        // length in its header, which whoever began the checksum wrote.
+        let (field, len) = if cut.tcp {
+            cut.seq = be32(transport, 4);
+            cut.flags = transport[13];
+            (TCP_CHECKSUM, transport.len() as u16)
+        } else {
+            (
+                UDP_CHECKSUM,
+                u16::from_be_bytes([transport[4], transport[5]]),
+            )
+        };
+        let begun = u16::from_ne_bytes([transport[field], transport[field + 1]]);
+        cut.pseudo = u64::from(begun) + u64::from(!(checksum::word(len) as u16));
+        transport[field..field + 2].fill(0);
+
+        cut
+    }
+
+    /// Completes the headers of segment `index`, whose payload, `offset` bytes
+    /// into that of the run, is in its place.
+    fn finish(&self, out: &mut [u8], index: u16, offset: usize, last: bool) {
+        // Lengths fit: the whole run's is in its header.
+        let transport_len = (out.len() - self.transport) as u16;
+        if self.ip4 {
+            let len = out.len() as u16;
+            let id = self.id.wrapping_add(index);
+            let sum = self.ip_sum + checksum::word(len) + checksum::word(id);
+            out[2..4].copy_from_slice(&len.to_be_bytes());
+            out[4..6].copy_from_slice(&id.to_be_bytes());
+            out[10..12].copy_from_slice(&checksum::finish(sum));
+        } else {
+            let payload = (out.len() - IP6_HEADER) as u16;
+            out[4..6].copy_from_slice(&payload.to_be_bytes());
+        }
+
+        let transport = &mut out[self.transport..];
+        if self.tcp {
+            let seq = self.seq.wrapping_add(offset as u32);
+            transport[4..8].copy_from_slice(&seq.to_be_bytes());
+            // CWR answers one ECN echo, so once (RFC 3168, section 6.1.2); the
+            // end and the push are after the last byte.
+            let cleared = if index == 0 { 0 } else { CWR } | if last { 0 } else { FIN | PSH };
+            transport[13] = self.flags & !cleared;
+        } else {
+            transport[4..6].copy_from_slice(&transport_len.to_be_bytes());
+        }
+        let sum = checksum::sum(self.pseudo + checksum::word(transport_len), transport);
+        let mut check = checksum::finish(sum);
+        let field = if self.tcp {
+            TCP_CHECKSUM
+        } else {
+            // Zero says that there is no checksum (RFC 768).
+            if check == [0; 2] {
+                check = [0xff; 2];
+            }
+            UDP_CHECKSUM
+        };
+        transport[field..field + 2].copy_from_slice(&check);
+    }
+}
+
+/// Completes the checksum of a packet that is no run, as the kernel's
+/// `skb_checksum_help`: whatever the protocol, and zero is written as its
+/// other form. None if the field is not inside.
+fn complete(packet: &mut [u8], header: VnetHeader) -> Option<()> {
+    let counted = packet.get_mut(usize::from(header.csum_start)..)?;
+    let field = usize::from(header.csum_offset);
+    let mut check = checksum::finish(checksum::sum(0, counted));
+    if check == [0; 2] {
+        check = [0xff; 2];
+    }
+    counted.get_mut(field..field + 2)?.copy_from_slice(&check);
+
+    Some(())
+}
+
+/// Where the payload of an IPv4 packet starts, if it is whole and of the
+/// protocol, and no fragment.
+fn starts4(packet: &[u8], protocol: u8) -> Option<usize> {
+    let fixed = packet.first_chunk::<IP4_HEADER>()?;
+    let header = usize::from(fixed[0] & 0x0f) * 4;
+    let len = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
+    let fragment = u16::from_be_bytes([fixed[6], fixed[7]]) & 0x3fff != 0;
+
+    (header >= IP4_HEADER && len == packet.len() && !fragment && fixed[9] == protocol)
+        .then_some(header)
+}
+
+/// Whether a whole IPv6 packet has the protocol's header at `transport`, after
+/// extension headers that all segments repeat (RFC 8200, section 4).
+fn starts6(packet: &[u8], protocol: u8, transport: usize) -> bool {
+    let Some(fixed) = packet.first_chunk::<IP6_HEADER>() else {
+        return false;
+    };
+    let len = usize::from(u16::from_be_bytes([fixed[4], fixed[5]]));
+    if fixed[0] >> 4 != 6 || len + IP6_HEADER != packet.len() {
+        return false;
+    }
+
+    let mut next = fixed[6];
+    let mut at = IP6_HEADER;
+    while at < transport && REPEATED.contains(&next) {
+        let Some(&[after, units]) = packet.get(at..at + 2) else {
+            return false;
+        };
+        next = after;
+        at += 8 + usize::from(units) * 8;
+    }
+
+    at == transport && next == protocol
+}
+
+pub(super) fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+pub(super) const TCP_HEADER: usize = 20;
+pub(super) const UDP_HEADER: usize = 8;
+/// Offsets of the checksum fields in their headers.
+pub(super) const TCP_CHECKSUM: usize = 16;
+pub(super) const UDP_CHECKSUM: usize = 6;
+pub(super) const FIN: u8 = 0x01;
+pub(super) const PSH: u8 = 0x08;
+const CWR: u8 = 0x80;
+/// Hop-by-hop options, routing header, destination options.
+const REPEATED: [u8; 3] = [0, 43, 60];
