@@ -245,6 +245,11 @@ impl Session {
                 None
             }
             Ok(Control::Pong(id)) => self.answered(now, id),
+            Ok(Control::Probe(id)) => {
+                self.message(now, &Control::Probed(id).emit());
+                None
+            }
+            Ok(Control::Probed(_)) => None,
             Ok(Control::Refused(refused)) => Some(Event::Refused(refused)),
             Err(_) => {
                 if HubMeta::parse(message).is_ok_and(|copy| copy == self.meta) {

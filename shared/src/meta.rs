@@ -54,6 +54,10 @@ pub enum Control {
     /// Asks for a [`Control::Pong`] with the same number.
     Ping(u64),
     Pong(u64),
+    /// Asks for a [`Control::Probed`] with the same number; it is as long as
+    /// the inner packet that it stands for ([`Control::padded`]).
+    Probe(u64),
+    Probed(u64),
     /// Networks of the spoke's meta that the hub does not route.
     Refused(Vec<Refusal>),
 }
@@ -212,7 +216,7 @@ impl Control {
                     })
                     .collect(),
             ),
-            Self::Ping(_) | Self::Pong(_) => control,
+            Self::Ping(_) | Self::Pong(_) | Self::Probe(_) | Self::Probed(_) => control,
         })
     }
 
@@ -220,6 +224,16 @@ impl Control {
     #[must_use]
     pub fn emit(&self) -> Vec<u8> {
         emit(self)
+    }
+
+    /// The message's bytes, followed by as many blanks as make it `len` bytes
+    /// long; a message that is longer stays so.
+    #[must_use]
+    pub fn padded(&self, len: usize) -> Vec<u8> {
+        let mut message = self.emit();
+        message.resize(len.max(message.len()), PAD);
+
+        message
     }
 
     /// Refusals, in as many messages as they need.
@@ -300,8 +314,12 @@ impl HubWire {
 pub const DISCARD_ONLY: Ipv6Net =
     Ipv6Net::new_assert(std::net::Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 64);
 
-/// Longest message in bytes, so that its record fits any path.
+/// Longest message in bytes without its padding, so that its record fits any
+/// path.
 pub const MAX_LEN: usize = 1200;
+
+/// White space to JSON.
+const PAD: u8 = b' ';
 
 /// The Go program's word for a spoke without networks behind it.
 const NO_PEERNET: &str = "empty";
@@ -317,6 +335,8 @@ fn net<N: std::str::FromStr>(field: &'static str, text: &str) -> Result<N, MetaE
 }
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, MetaError> {
+    let end = bytes.iter().rposition(|&byte| byte != PAD);
+    let bytes = &bytes[..end.map_or(0, |last| last + 1)];
     if bytes.len() > MAX_LEN {
         return Err(MetaError::TooLong(bytes.len()));
     }
@@ -443,6 +463,28 @@ mod tests {
             told.extend(part);
         }
         assert_eq!(told, refusals);
+    }
+
+    #[test]
+    fn a_probe_has_the_length_that_was_asked_for() {
+        let probe = Control::Probe(u64::MAX);
+
+        for len in [64, 1435, 16_384] {
+            let message = probe.padded(len);
+            assert_eq!(message.len(), len);
+            assert_eq!(Content::of(&message), Content::Control);
+            assert_eq!(Control::parse(&message).unwrap(), probe);
+        }
+        assert_eq!(probe.padded(5), probe.emit());
+        let long = Control::Refused(vec![Refusal {
+            net: "n".repeat(MAX_LEN),
+            why: String::new(),
+        }]);
+        assert!(matches!(
+            Control::parse(&long.padded(16_384)),
+            Err(MetaError::TooLong(_))
+        ));
+        assert!(matches!(Control::parse(b"    "), Err(MetaError::Json(_))));
     }
 
     proptest! {

@@ -5,7 +5,11 @@
 
 pub mod checksum;
 pub mod coalesce;
+pub mod ecn;
+pub mod mss;
 pub mod segment;
+pub mod too_big;
+mod upper;
 pub mod vnet;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

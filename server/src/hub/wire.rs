@@ -232,8 +232,9 @@ impl Wire {
     fn handle_control(&mut self, session: &Arc<Session>, message: &[u8]) -> Result<(), Behind> {
         match Control::parse(message) {
             Ok(Control::Ping(id)) => self.shared.send_in(session, &Control::Pong(id).emit()),
+            Ok(Control::Probe(id)) => self.shared.send_in(session, &Control::Probed(id).emit()),
             // That it came is all it says, and has been noted.
-            Ok(Control::Pong(_)) => {}
+            Ok(Control::Pong(_) | Control::Probed(_)) => {}
             Ok(Control::Refused(_)) => self.shared.counters.count(Dropped::BadControl),
             Err(_) => match SpokeMeta::parse(message) {
                 // Unknown fields are skipped, so any JSON object would pass.
