@@ -10,7 +10,7 @@ main() {
     [ -c /dev/net/tun ] || fail 'no /dev/net/tun: modprobe tun'
     install_missing
 
-    shellcheck scripts/*.sh .ci/run
+    shellcheck -x scripts/*.sh .ci/run
     if cargo nextest --version >/dev/null 2>&1; then
         cargo nextest run --workspace --no-fail-fast "$@"
     else

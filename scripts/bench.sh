@@ -1,0 +1,147 @@
+#!/bin/sh
+# Measures dtun beside the bare wire and other VPNs that run in user space, in
+# network namespaces of this machine, which it leaves as it was:
+#
+#   spoke ---- wire ---- hub
+#
+# Programs take turns, round by round, so that a machine that slows down slows
+# all of them. Prints medians as a table, and draws the plot of the README.
+# As root; scripts/bench.sh -h tells the options.
+set -eu
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/bench/network.sh
+. scripts/bench/network.sh
+# shellcheck source=scripts/bench/programs.sh
+. scripts/bench/programs.sh
+# shellcheck source=scripts/bench/measure.sh
+. scripts/bench/measure.sh
+
+usage() {
+    cat <<'END'
+scripts/bench.sh [OPTION VALUE]..      as root
+
+  -only NAME,..      raw, dtun, gotatun, boringtun, openvpn, ocserv; NAME=PATH
+                     is another build of dtun, to compare     all of them
+  -measure WHAT,..   up, down, streams, udp, ping             all of them
+  -veth on|off|both  the wire's offloads                      both
+  -rounds N                                                   3
+  -seconds N         each measurement                         5
+  -quick             one round of 2 seconds
+  -svg PATH          draw the plot
+  -samples PATH      keep what was measured; a file that has samples is added to
+  -table PATH        measure nothing, print the table of such a file
+
+DTUN=PATH takes a program that is already built, DTUN_FLAGS go to both ends.
+BENCH_CACHE=DIR keeps the peers that are compiled here (target/bench).
+BENCH_EXTRA='NAME=SCRIPT ..' measures more: SCRIPT HUB SPOKE HUB-ADDRESS
+SPOKE-ADDRESS DIRECTORY joins the two namespaces, prints "ready ADDRESS" (the
+hub's in the tunnel) and stays until SIGTERM; what it started ends with it.
+END
+}
+
+main() {
+    options "$@"
+    if [ -n "$table" ]; then
+        samples=$table
+        report
+        exit
+    fi
+    [ "$(id -u)" = 0 ] || fail 'needs root: run it with sudo'
+    for wanted in ip:iproute2 ethtool:ethtool iperf3:iperf3 ping:iputils-ping; do
+        command -v "${wanted%:*}" >/dev/null || fail "${wanted%:*} is missing: install ${wanted#*:}"
+    done
+    [ -c /dev/net/tun ] || fail 'no /dev/net/tun: modprobe tun'
+
+    work=$(mktemp -d)
+    trap clean EXIT
+    trap 'exit 1' INT TERM
+    samples=${samples:-$work/samples}
+    prepare
+    hosts
+
+    round=0
+    while [ "$round" -lt "$rounds" ]; do
+        round=$((round + 1))
+        for veth in $veths; do
+            wire "$veth"
+            for name in $programs; do measure "$name"; done
+        done
+    done
+    report
+}
+
+options() {
+    programs='raw dtun gotatun boringtun openvpn ocserv' whats='up down streams udp ping'
+    veths='on off' rounds=3 seconds=5 svg='' samples='' table='' given=''
+    while [ $# -gt 0 ]; do
+        case $1 in
+            -quick)
+                rounds=1 seconds=2
+                shift
+                continue
+                ;;
+            -h | -help | --help)
+                usage
+                exit
+                ;;
+        esac
+        [ $# -gt 1 ] || fail "$1 wants a value, or is no option; -h tells all"
+        case $1 in
+            -only) programs=$(echo "$2" | tr , ' ') given=1 ;;
+            -measure) whats=$(echo "$2" | tr , ' ') ;;
+            -veth) case $2 in both) veths='on off' ;; on | off) veths=$2 ;; *) fail '-veth is on, off or both' ;; esac ;;
+            -rounds) rounds=$2 ;;
+            -seconds) seconds=$2 ;;
+            -svg) svg=$2 ;;
+            -samples) samples=$2 ;;
+            -table) table=$2 ;;
+            *) fail "no option $1; -h tells all" ;;
+        esac
+        shift 2
+    done
+    for number in "$rounds" "$seconds"; do
+        case $number in '' | 0 | *[!0-9]*) fail "\"$number\" is no number of rounds or seconds" ;; esac
+    done
+    for extra in ${BENCH_EXTRA:-}; do
+        case " $programs " in *" ${extra%%=*} "*) ;; *) [ -n "$given" ] || programs="$programs ${extra%%=*}" ;; esac
+    done
+}
+
+# measure NAME: starts a program, measures, ends it.
+measure() {
+    program=${1%%=*} daemons='' target=''
+    if ! start "$1"; then
+        echo "$program did not start with the offloads $veth: $(tail -n 3 "$work"/"$program".*log)" >&2
+        stop
+        return
+    fi
+    for what in $whats; do "measure_$what"; done
+    memory
+    stop
+}
+
+sample() {
+    echo "$veth $program $1 $2" >>"$samples"
+    echo "round $round, offloads $veth, $program: $1 $2" >&2
+}
+
+report() {
+    LC_ALL=C awk -f scripts/bench/median.awk -f scripts/bench/table.awk "$samples"
+    [ -z "$svg" ] || LC_ALL=C awk -f scripts/bench/median.awk -f scripts/bench/plot.awk "$samples" >"$svg"
+}
+
+fail() {
+    echo "bench: $*" >&2
+    exit 1
+}
+
+clean() {
+    status=$?
+    trap '' INT TERM
+    stop
+    remove_hosts
+    rm -r "$work"
+    exit "$status"
+}
+
+main "$@"
