@@ -90,7 +90,9 @@ fn serve(
     let psk = key::find(flags.key, flags.key_file, env, warnings)?;
     let state = flags.state.or_else(|| state_directory(env));
     let keepalive = flags.keepalive.unwrap_or(KEEPALIVE);
-    let suites = CipherSuite::ALL.to_vec();
+    let suites = flags
+        .suite
+        .map_or_else(|| CipherSuite::ALL.to_vec(), |suite| vec![suite]);
 
     let Some(connect) = flags.connect else {
         return Ok(Order::Hub(Box::new(HubConfig {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use dtun_server::Pool6;
+use dtun_shared::dtls::CipherSuite;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::value;
@@ -59,6 +60,8 @@ pub(super) struct Flags {
     pub(super) keepalive: Option<Duration>,
     #[arg(long, value_parser = value::mtu)]
     pub(super) mtu: Option<u16>,
+    #[arg(long, value_parser = value::suite)]
+    pub(super) suite: Option<CipherSuite>,
     #[arg(long, value_parser = value::directory)]
     pub(super) state: Option<PathBuf>,
     #[arg(long, value_parser = value::log_format)]

@@ -216,6 +216,10 @@ fn a_mistake_is_one_line_that_names_the_flag_and_the_fix() {
             "-log-format xml: neither text nor json",
         ),
         (
+            "-suite CCM -key foo",
+            "-suite CCM: none of gcm, ccm and ccm8",
+        ),
+        (
             "-once=maybe -key foo",
             "-once maybe: neither true nor false",
         ),
@@ -328,6 +332,16 @@ fn the_environment_has_the_key_when_no_flag_has() {
 
     assert_eq!(of(&[]), b"env");
     assert_eq!(of(&["-key", "flag"]), b"flag");
+}
+
+#[test]
+fn a_suite_that_is_named_is_the_only_one() {
+    assert_eq!(hub("-key foo -suite ccm8").suites, [CipherSuite::Ccm8]);
+    assert_eq!(hub("-key foo -suite=ccm").suites, [CipherSuite::Ccm]);
+    assert_eq!(
+        spoke("-connect a:1 -key foo -suite gcm").suites,
+        [CipherSuite::Gcm]
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dtun_server::Pool6;
-use dtun_shared::dtls::MAX_PLAINTEXT;
+use dtun_shared::dtls::{CipherSuite, MAX_PLAINTEXT};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::flags::{Fallback, Networks};
@@ -229,6 +229,15 @@ pub(super) fn mtu(text: &str) -> Result<u16, String> {
         .ok()
         .filter(|mtu| (1280..=MAX_PLAINTEXT).contains(&usize::from(*mtu)))
         .ok_or_else(|| format!("not a number from 1280 to {MAX_PLAINTEXT}; 1400 is the default"))
+}
+
+pub(super) fn suite(text: &str) -> Result<CipherSuite, String> {
+    match text {
+        "gcm" => Ok(CipherSuite::Gcm),
+        "ccm" => Ok(CipherSuite::Ccm),
+        "ccm8" => Ok(CipherSuite::Ccm8),
+        _ => Err("none of gcm, ccm and ccm8".to_owned()),
+    }
 }
 
 pub(super) fn log_format(text: &str) -> Result<Format, String> {
