@@ -6,13 +6,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::AsFd;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::sys;
+pub use crate::tun::DeviceError;
+use crate::{sys, tun};
 
 /// An open TUN device.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Tun {
     ///
     /// `persistent: false` leaves a persistent device persistent.
     pub fn create(name: &str, persistent: bool) -> Result<Self, DeviceError> {
-        let (fd, name) = open(name)?;
+        let (fd, name) = tun::open(name, false)?;
         let index = sys::tun::index(&name)?;
         if persistent {
             sys::tun::set_persistent(fd.as_fd(), true)?;
@@ -80,61 +80,6 @@ impl Tun {
         sys::tun::set_persistent(self.io.get_ref().as_fd(), persistent)
     }
 }
-
-/// Why there is no device.
-#[derive(Debug, thiserror::Error)]
-pub enum DeviceError {
-    #[error("{CLONE} is missing: run `modprobe tun`, or give the container that device")]
-    NoTunModule,
-    #[error("not allowed to make a TUN device: run as root or with CAP_NET_ADMIN")]
-    NotPermitted,
-    #[error("device {0} is in use by another process")]
-    Busy(String),
-    /// The device exists and is not a TUN, or has other flags than ours.
-    #[error("device {0} exists and is of another kind: delete it, or choose another name")]
-    Mismatch(String),
-    #[error("{0:?} is no name for a device: 1 to 15 bytes without blanks and slashes")]
-    Name(String),
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
-
-/// Opens the clone device and binds it to `name`.
-fn open(name: &str) -> Result<(OwnedFd, String), DeviceError> {
-    if !is_name(name) {
-        return Err(DeviceError::Name(name.to_owned()));
-    }
-
-    let mut config = tun::Configuration::default();
-    config.tun_name(name).platform_config(|platform| {
-        // Else the crate sets addresses and flags by itself.
-        platform.ensure_root_privileges(false);
-    });
-    let device = tun::create(&config).map_err(|error| refusal(name, error))?;
-    let name = tun::AbstractDevice::tun_name(&device).map_err(|error| refusal(name, error))?;
-
-    Ok((sys::tun::adopt(device)?, name))
-}
-
-fn refusal(name: &str, error: tun::Error) -> DeviceError {
-    let error = io::Error::from(error);
-    match error.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => DeviceError::NoTunModule,
-        Some(libc::EACCES | libc::EPERM) if Path::new(CLONE).exists() => DeviceError::NotPermitted,
-        Some(libc::EBUSY) => DeviceError::Busy(name.to_owned()),
-        Some(libc::EINVAL) => DeviceError::Mismatch(name.to_owned()),
-        _ => DeviceError::Io(error),
-    }
-}
-
-/// As the kernel's `dev_valid_name`.
-fn is_name(name: &str) -> bool {
-    !matches!(name, "" | "." | "..")
-        && name.len() < libc::IFNAMSIZ
-        && !name.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace())
-}
-
-const CLONE: &str = "/dev/net/tun";
 
 #[cfg(test)]
 mod tests {

@@ -20,4 +20,5 @@ pub mod record;
 pub mod replay;
 pub mod sleep;
 mod sys;
+pub mod tun;
 pub mod udp;

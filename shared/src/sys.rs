@@ -8,6 +8,8 @@
 pub(crate) mod clock;
 pub(crate) mod epoll;
 pub(crate) mod limits;
+pub(crate) mod memory;
+pub(crate) mod mmsg;
 #[cfg(test)]
 pub(crate) mod netns;
 pub(crate) mod process;

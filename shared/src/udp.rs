@@ -5,7 +5,11 @@
 //! [`Path`], and goes out along one. IPv4 peers of the dual-stack socket
 //! appear as IPv4: no mapped address leaves this module.
 
-mod pktinfo;
+mod control;
+mod path_mtu;
+pub mod recv;
+pub mod send;
+pub mod socket;
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -79,7 +83,10 @@ impl UdpSocket {
 
         let peer = SockAddr::from(self.outer(path.peer));
         let buffers = [IoSlice::new(datagram)];
-        let control = path.local.map(pktinfo::emit).unwrap_or_default();
+        let mut control = control::Control::EMPTY;
+        if let Some(local) = path.local {
+            control.leave_from(local);
+        }
         let message = MsgHdr::new()
             .with_addr(&peer)
             .with_buffers(&buffers)
@@ -94,6 +101,14 @@ impl UdpSocket {
         self.io.get_ref().send(datagram)?;
 
         Ok(())
+    }
+
+    /// The same socket for the threads that carry packets. This one must be
+    /// dropped soon: as long as it lives, each datagram wakes the runtime.
+    pub fn for_packets(&self) -> io::Result<socket::UdpSocket> {
+        let socket = self.io.get_ref().try_clone()?;
+
+        socket::UdpSocket::new(socket, self.domain, self.connected)
     }
 
     /// The address of this end; unspecified parts are what `listen` was given.
@@ -196,10 +211,10 @@ fn set(
 }
 
 fn recv(socket: &Socket, buf: &mut [u8]) -> io::Result<(usize, Path)> {
-    let mut control = pktinfo::Control::default();
-    let (len, peer, filled) = sys::socket::recvmsg(socket, buf, control.room())?;
+    let mut control = control::Control::EMPTY;
+    let (len, peer, filled) = sys::socket::recvmsg(socket, buf, control.room(), 0)?;
     let peer = peer.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-    let local = pktinfo::parse(control.filled(filled));
+    let local = control::parse(control.filled(filled)).local;
 
     Ok((
         len,

@@ -31,12 +31,24 @@ pub(crate) fn set_int(
     Ok(())
 }
 
+/// Bytes that were sent and have not left the machine, as the kernel counts
+/// them against the send buffer: with what it needs to hold them.
+pub(crate) fn outstanding(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: `SIOCOUTQ`, which is `TIOCOUTQ`, writes one int, and `bytes`
+    // lives through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
 /// Receives one datagram: its length, its sender, and the length of `control`
 /// that was filled.
 pub(crate) fn recvmsg(
     socket: &Socket,
     buf: &mut [u8],
     control: &mut [u8],
+    flags: libc::c_int,
 ) -> io::Result<(usize, Option<SocketAddr>, usize)> {
     let mut sender = SockAddr::from(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
     let mut buffers = [MaybeUninitSlice::new(uninit(buf))];
@@ -44,7 +56,7 @@ pub(crate) fn recvmsg(
         .with_addr(&mut sender)
         .with_buffers(&mut buffers)
         .with_control(uninit(control));
-    let len = socket.recvmsg(&mut message, 0)?;
+    let len = socket.recvmsg(&mut message, flags)?;
     let filled = message.control_len();
 
     Ok((len, sender.as_socket(), filled))

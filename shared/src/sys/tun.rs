@@ -32,6 +32,29 @@ pub(crate) fn set_persistent(fd: BorrowedFd<'_>, persistent: bool) -> io::Result
     Ok(())
 }
 
+/// Says what the program at the device's other side takes (`TUN_F_*`); the
+/// kernel takes all of it or says `EINVAL`.
+pub(crate) fn set_offload(fd: BorrowedFd<'_>, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: `TUNSETOFFLOAD` takes its argument by value.
+    check(unsafe {
+        libc::ioctl(
+            fd.as_raw_fd(),
+            libc::TUNSETOFFLOAD,
+            libc::c_ulong::from(flags),
+        )
+    })?;
+
+    Ok(())
+}
+
+/// Sets the bytes of the header that stands before each packet.
+pub(crate) fn set_header_len(fd: BorrowedFd<'_>, len: libc::c_int) -> io::Result<()> {
+    // SAFETY: `TUNSETVNETHDRSZ` reads one int, and `len` lives through the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) })?;
+
+    Ok(())
+}
+
 /// The index of the interface of that name.
 pub(crate) fn index(name: &str) -> io::Result<u32> {
     let name = CString::new(name)?;

@@ -1,0 +1,309 @@
+//! Sending many datagrams at once.
+
+use std::array;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+
+use super::Path;
+use super::control::Control;
+use super::socket::UdpSocket;
+use crate::packet::ecn::Ecn;
+use crate::sys::mmsg::{self, OUTGOING, Outgoing};
+
+/// A run of datagrams to one peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Transmit<'a> {
+    pub path: &'a Path,
+    /// The datagrams, one after the other; the kernel takes up to 64 of them
+    /// and 65,507 bytes at once, and more are cut here.
+    pub contents: &'a [u8],
+    /// Bytes of each datagram but the last, which may be shorter.
+    pub segment: usize,
+    pub ecn: Ecn,
+    /// Don't Fragment: a datagram larger than the link's MTU is refused, the
+    /// path MTU that the kernel knows is ignored. Without it the kernel and
+    /// the routers fragment.
+    pub df: bool,
+}
+
+/// How far a batch got.
+#[derive(Debug)]
+pub enum SendOutcome {
+    /// All of it left, or was dropped by a queue of this machine.
+    Sent,
+    /// The send buffer is full; the socket tells when it has room again.
+    Blocked {
+        /// Messages that went.
+        sent: usize,
+        /// Bytes of the next that went too: whole datagrams.
+        part: usize,
+    },
+    /// One message failed; those before it went, and the caller may go on with
+    /// those behind it.
+    Failed {
+        at: usize,
+        error: io::Error,
+        /// Its datagrams are larger than the link's MTU.
+        too_big: bool,
+    },
+}
+
+impl UdpSocket {
+    /// Sends `messages` in order. A connected socket sends to its peer
+    /// whatever the paths say.
+    ///
+    /// Where the kernel refuses a run, the run is sent datagram by datagram;
+    /// if that shows that the fault is not the datagrams' size, runs are cut
+    /// here from then on, and a warning says so once. An error that another
+    /// peer left behind is no error of these messages.
+    pub fn try_send_batch(&self, messages: &[Transmit<'_>]) -> SendOutcome {
+        let mut cursor = Cursor::default();
+        while let Some(next) = messages.get(cursor.at) {
+            let alike = messages[cursor.at..]
+                .iter()
+                .take_while(|message| message.df == next.df)
+                .count();
+            let _held = match self.hold_df(next.df) {
+                Ok(held) => held,
+                Err(error) => return failed(cursor.at, error),
+            };
+            if let Err(outcome) = self.send_alike(&messages[..cursor.at + alike], &mut cursor) {
+                return outcome;
+            }
+        }
+
+        SendOutcome::Sent
+    }
+
+    /// Sends from the cursor to the end of `messages`.
+    fn send_alike(
+        &self,
+        messages: &[Transmit<'_>],
+        cursor: &mut Cursor,
+    ) -> Result<(), SendOutcome> {
+        let mut refused: Option<Refused> = None;
+        let mut retried = false;
+        while cursor.at < messages.len() {
+            let whole = self.segmenting.load(Ordering::Relaxed);
+            let cut = refused.as_ref().map(|refused| refused.at);
+            let pieces = Pieces {
+                messages,
+                cursor: *cursor,
+                whole,
+                cut,
+            };
+            match self.submit(pieces.clone()) {
+                Ok(sent) => {
+                    *cursor = pieces.after(sent);
+                    retried = false;
+                    if let Some(done) = refused.take_if(|refused| refused.at < cursor.at) {
+                        self.cut_was_right(&done, messages[done.at].df);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(SendOutcome::Blocked {
+                        sent: cursor.at,
+                        part: cursor.part,
+                    });
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The first error may be what an ICMP message about another
+                // datagram left behind; reporting it took it away.
+                Err(_) if !retried => retried = true,
+                // A queue dropped it, as a router would.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    *cursor = pieces.after(1);
+                    retried = false;
+                }
+                Err(error) if may_be_the_run(&error) && pieces.starts_with_a_run() => {
+                    refused = Some(Refused {
+                        at: cursor.at,
+                        error,
+                    });
+                    retried = false;
+                }
+                Err(error) => return Err(failed(cursor.at, error)),
+            }
+        }
+
+        Ok(())
+    }
+
+    /// Hands the first few pieces to the kernel and says how many it took.
+    fn submit<'a>(&self, pieces: Pieces<'a>) -> io::Result<usize> {
+        let mut controls = [Control::EMPTY; OUTGOING];
+        let mut chosen: [Option<Piece<'a>>; OUTGOING] = [None; OUTGOING];
+        let mut count = 0;
+        for (piece, control) in pieces.zip(&mut controls) {
+            self.describe(&piece, control);
+            chosen[count] = Some(piece);
+            count += 1;
+        }
+        let outgoing: [Outgoing<'_>; OUTGOING] = array::from_fn(|i| Outgoing {
+            peer: chosen[i].and_then(|piece| self.outer(piece.message.path)),
+            contents: chosen[i].map_or(&[], |piece| piece.contents),
+            control: controls[i].bytes(),
+        });
+
+        if self.batching.load(Ordering::Relaxed) {
+            match mmsg::sendmmsg(self.as_fd(), &outgoing[..count]) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+                    self.batching.store(false, Ordering::Relaxed);
+                }
+                result => return result,
+            }
+        }
+        mmsg::sendmsg(self.as_fd(), &outgoing[0])?;
+
+        Ok(1)
+    }
+
+    fn describe(&self, piece: &Piece<'_>, control: &mut Control) {
+        let Transmit { path, ecn, .. } = piece.message;
+        if let Some(segment) = piece.segment {
+            control.cut(segment);
+        }
+        // With any of the others the kernel looks a connected socket's route
+        // up anew.
+        if *ecn != Ecn::NotEct {
+            control.mark(*ecn, self.sends_ipv6(path));
+        }
+        if let Some(local) = path.local.filter(|_| !self.connected) {
+            control.leave_from(local);
+        }
+    }
+
+    /// A run was refused, and all its datagrams went one by one.
+    fn cut_was_right(&self, refused: &Refused, df: bool) {
+        let lasting = match refused.error.raw_os_error() {
+            Some(libc::EIO) => true,
+            // Without Don't Fragment single datagrams are fragmented where a
+            // run is refused for its size.
+            Some(libc::EINVAL) => df,
+            // ICMP messages make the others, so anyone can.
+            _ => false,
+        };
+        if lasting && self.segmenting.swap(false, Ordering::Relaxed) {
+            tracing::warn!(
+                error = %refused.error,
+                "the kernel refuses to cut what is sent (UDP_SEGMENT): datagrams go one by one"
+            );
+        }
+    }
+}
+
+/// A run that the kernel would not cut.
+struct Refused {
+    at: usize,
+    error: io::Error,
+}
+
+/// A place in a batch.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cursor {
+    at: usize,
+    part: usize,
+}
+
+/// What one message to the kernel carries.
+#[derive(Clone, Copy)]
+struct Piece<'a> {
+    message: &'a Transmit<'a>,
+    contents: &'a [u8],
+    /// The kernel shall cut it.
+    segment: Option<u16>,
+}
+
+/// A batch as the kernel gets it: runs whole, or datagram by datagram.
+#[derive(Clone)]
+struct Pieces<'a> {
+    messages: &'a [Transmit<'a>],
+    cursor: Cursor,
+    /// Whether runs stay whole,
+    whole: bool,
+    /// but for this one.
+    cut: Option<usize>,
+}
+
+impl Pieces<'_> {
+    fn starts_with_a_run(&self) -> bool {
+        self.clone()
+            .next()
+            .is_some_and(|piece| piece.segment.is_some())
+    }
+
+    /// Where the batch goes on when the first `count` are done.
+    fn after(&self, count: usize) -> Cursor {
+        let mut pieces = self.clone();
+        if count > 0 {
+            pieces.nth(count - 1);
+        }
+
+        pieces.cursor
+    }
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = Piece<'a>;
+
+    fn next(&mut self) -> Option<Piece<'a>> {
+        let message = self.messages.get(self.cursor.at)?;
+        let rest = &message.contents[self.cursor.part..];
+        let several = message.segment > 0 && rest.len() > message.segment;
+        let segment = u16::try_from(message.segment).ok().filter(|_| {
+            several
+                && self.whole
+                && self.cut != Some(self.cursor.at)
+                && rest.len() <= RUN_BYTES
+                && rest.len().div_ceil(message.segment) <= RUN
+        });
+
+        let len = if several && segment.is_none() {
+            message.segment
+        } else {
+            rest.len()
+        };
+        if len == rest.len() {
+            self.cursor = Cursor {
+                at: self.cursor.at + 1,
+                part: 0,
+            };
+        } else {
+            self.cursor.part += len;
+        }
+
+        Some(Piece {
+            message,
+            contents: &rest[..len],
+            segment,
+        })
+    }
+}
+
+/// Whether a run may be refused this way of which the datagrams are not: the
+/// device or the path (IPsec) can't cut it, or it does not fit the MTU, for
+/// which the number depends on the kernel's version.
+fn may_be_the_run(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::ENOPROTOOPT | libc::EOPNOTSUPP)
+    )
+}
+
+fn failed(at: usize, error: io::Error) -> SendOutcome {
+    SendOutcome::Failed {
+        at,
+        too_big: error.raw_os_error() == Some(libc::EMSGSIZE),
+        error,
+    }
+}
+
+/// Datagrams in a run: `UDP_MAX_SEGMENTS` before Linux 6.9.
+const RUN: usize = 64;
+
+/// Bytes in a run: the largest UDP payload over IPv4.
+const RUN_BYTES: usize = 65_507;
+
+#[cfg(test)]
+mod tests;
