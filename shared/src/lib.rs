@@ -16,6 +16,7 @@ pub mod meta;
 #[cfg(test)]
 mod netns;
 pub mod packet;
+pub mod pmtu;
 pub mod record;
 pub mod replay;
 pub mod sleep;
