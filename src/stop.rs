@@ -1,6 +1,7 @@
 //! The request to stop: a signal.
 
 use dtun_server::Stop;
+use dtun_shared::status::ignores_hangup;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -12,9 +13,9 @@ pub(crate) fn stop() -> anyhow::Result<impl Future<Output = Stop>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut restart = signal(SignalKind::user_defined1())?;
-    let mut hangup = match hangup_is_ignored() {
-        true => None,
-        false => Some(signal(SignalKind::hangup())?),
+    let mut hangup = match ignores_hangup() {
+        Some(true) => None,
+        Some(false) | None => Some(signal(SignalKind::hangup())?),
     };
     let (sender, stopped) = oneshot::channel();
 
@@ -44,15 +45,3 @@ async fn received(signal: &mut Option<Signal>) {
         None => std::future::pending().await,
     }
 }
-
-fn hangup_is_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_some_and(|mask| mask & HANGUP != 0)
-}
-
-/// SIGHUP, number 1, in the kernel's mask of signals.
-const HANGUP: u64 = 1;

@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use dtun_shared::device::DeviceError;
 use dtun_shared::link::{Changes, Netlink};
 use dtun_shared::sleep::slept;
+use dtun_shared::status::has_net_admin;
 
 use crate::attempt::Credentials;
 use crate::backoff::Backoff;
@@ -259,39 +260,14 @@ async fn check_rights(netlink: &Netlink, tun: Option<&str>) -> anyhow::Result<()
     {
         return Ok(()); // Its owner may have given it to us.
     }
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    if effective_capabilities(&status).is_some_and(|set| set & NET_ADMIN == 0) {
+    if has_net_admin() == Some(false) {
         return Err(DeviceError::NotPermitted.into());
     }
 
     Ok(())
 }
 
-fn effective_capabilities(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))?;
-
-    u64::from_str_radix(line.trim(), 16).ok()
-}
-
-/// CAP_NET_ADMIN, number 12 in capability.h.
-const NET_ADMIN: u64 = 1 << 12;
-
 /// A session that stood that long is followed by a dial at once.
 const SETTLED: Duration = Duration::from_secs(10);
 
 const MAX_PACKET: usize = 65_535;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn capabilities_are_read_from_the_kernels_text() {
-        let status = "Name:\tdtun\nCapPrm:\t0000000000000000\nCapEff:\t0000000000001000\n";
-
-        assert_eq!(effective_capabilities(status), Some(NET_ADMIN));
-        assert_eq!(effective_capabilities(""), None);
-    }
-}

@@ -20,6 +20,7 @@ pub mod pmtu;
 pub mod record;
 pub mod replay;
 pub mod sleep;
+pub mod status;
 mod sys;
 pub mod tun;
 pub mod udp;

@@ -2,7 +2,7 @@
 //! to do, before the first spoke is answered.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::{Context as _, anyhow, bail};
 use dtun_shared::device::DeviceError;
 use dtun_shared::link::{self, Netlink, RouteKind};
+use dtun_shared::status::has_net_admin;
 use dtun_shared::udp::UdpSocket;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::sync::mpsc;
@@ -170,12 +171,7 @@ fn may_make_devices() -> Result<(), DeviceError> {
         });
     }
     // What can't be read is found out by the first netlink request.
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    if effective.is_some_and(|mask| mask & CAP_NET_ADMIN == 0) {
+    if has_net_admin() == Some(false) {
         return Err(DeviceError::NotPermitted);
     }
 
@@ -334,9 +330,6 @@ const DEFAULT_STATE: &str = "/var/lib/dtun";
 
 /// Leaves room for any suite on a path of 1500 with PPPoE and the like on it.
 const DEFAULT_MTU: u16 = 1400;
-
-/// Bit of capabilities(7).
-const CAP_NET_ADMIN: u64 = 1 << 12;
 
 /// A burst of spokes after a restart, each with a handshake, a meta and a first record.
 const EVENTS: usize = 8192;
