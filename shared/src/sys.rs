@@ -14,6 +14,8 @@ pub(crate) mod mmsg;
 pub(crate) mod netns;
 pub(crate) mod process;
 pub(crate) mod readiness;
+#[cfg(test)]
+pub(crate) mod seccomp;
 pub(crate) mod socket;
 pub(crate) mod tun;
 

@@ -1,4 +1,6 @@
 use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::process::Command;
 use std::time::Duration;
 
 use super::*;
@@ -56,6 +58,190 @@ fn without_offloads_packets_are_complete() {
             assert_eq!(socket.recv(&mut [0; 2048]).unwrap(), expected - 28);
         }
     });
+}
+
+#[test]
+fn a_device_made_without_headers_gets_them_when_it_is_attached_to() {
+    isolated(|netlink| async move {
+        let (fd, name) = open("dtun%d", false).unwrap();
+        sys::tun::set_persistent(fd.as_fd(), true).unwrap();
+        let index = sys::tun::index(&name).unwrap();
+        drop(fd);
+
+        let tun = Tun::create(&name, false, true).unwrap();
+
+        assert_eq!((tun.name(), tun.index()), ("dtun0", index));
+        assert_eq!(tun.offloads(), Offloads::ALL);
+        prepare(&netlink, &tun).await;
+        let addresses = netlink.addresses(index).await.unwrap();
+        assert_eq!(addresses.len(), 1);
+        echo(&tun, 100);
+        drop(tun);
+
+        let again = Tun::create(&name, false, true).unwrap();
+        assert_eq!(netlink.addresses(index).await.unwrap(), addresses);
+        again.set_persistent(false).unwrap();
+        drop(again);
+        assert_eq!(netlink.link(&name).await.unwrap(), None);
+    });
+}
+
+#[test]
+fn the_owner_of_a_device_needs_no_other_rights() {
+    isolated(|_| async move {
+        let make = "tuntap add dev dtun7 mode tun user 65534";
+        let ip = Command::new("ip").args(make.split(' ')).status();
+        assert!(ip.unwrap().success());
+        let foreign = "tuntap add dev dtun8 mode tun user 65533";
+        let ip = Command::new("ip").args(foreign.split(' ')).status();
+        assert!(ip.unwrap().success());
+
+        sys::netns::become_user(65_534).unwrap();
+
+        let tun = Tun::create("dtun7", false, true).unwrap();
+        assert_eq!(tun.offloads(), Offloads::ALL);
+        let foreign = Tun::create("dtun8", false, true).unwrap_err();
+        assert!(matches!(foreign, DeviceError::NotPermitted), "{foreign:?}");
+    });
+}
+
+#[test]
+fn the_pattern_gives_the_next_free_number() {
+    isolated(|netlink| async move {
+        let first = Tun::create("dtun%d", false, true).unwrap();
+        let second = Tun::create("dtun%d", false, true).unwrap();
+        assert_eq!((first.name(), second.name()), ("dtun0", "dtun1"));
+
+        drop(first);
+        assert_eq!(netlink.link("dtun0").await.unwrap(), None);
+        let again = Tun::create("dtun%d", false, true).unwrap();
+        assert_eq!(again.name(), "dtun0");
+    });
+}
+
+#[test]
+fn each_refusal_names_its_reason() {
+    isolated(|_| async {
+        let _held = Tun::create("dtun0", true, true).unwrap();
+
+        let busy = Tun::create("dtun0", true, true).unwrap_err();
+        assert!(
+            matches!(&busy, DeviceError::Busy(name) if name == "dtun0"),
+            "{busy:?}"
+        );
+        let other = Tun::create("lo", true, true).unwrap_err();
+        assert!(
+            matches!(&other, DeviceError::Mismatch(name) if name == "lo"),
+            "{other:?}"
+        );
+        for name in ["", ".", "a/b", "a b", "sixteen_letters_"] {
+            let error = Tun::create(name, false, true).unwrap_err();
+            assert!(matches!(error, DeviceError::Name(_)), "{name:?}: {error:?}");
+        }
+    });
+}
+
+#[test]
+fn a_descriptor_is_not_passed_on_to_hooks() {
+    isolated(|_| async {
+        let tun = Tun::create("dtun%d", false, true).unwrap();
+        let link = format!("/proc/self/fd/{}", tun.as_fd().as_raw_fd());
+        let ls = Command::new("ls").args([&link, "/proc/self/fd/0"]).output();
+        let listed = String::from_utf8(ls.unwrap().stdout).unwrap();
+
+        assert_eq!(listed, "/proc/self/fd/0\n");
+    });
+}
+
+#[test]
+fn writing_to_a_device_that_is_down_is_an_error_and_a_deleted_one_tells() {
+    isolated(|netlink| async move {
+        let tun = Tun::create("dtun%d", true, true).unwrap();
+        let down = tun.try_send(VnetHeader::PLAIN, &[IoSlice::new(&[0x45; 28])]);
+        assert_eq!(down.unwrap_err().raw_os_error(), Some(libc::EIO));
+
+        netlink.delete_link(tun.index()).await.unwrap();
+
+        let deleted = recv(&tun, &mut [0; 2048]).unwrap_err();
+        assert_eq!(deleted.raw_os_error(), Some(libc::EBADFD));
+    });
+}
+
+#[test]
+fn a_run_that_the_kernel_cannot_read_is_refused_and_the_offload_can_be_given_up() {
+    isolated(|netlink| async move {
+        let tun = Tun::create("dtun%d", false, true).unwrap();
+        prepare(&netlink, &tun).await;
+        let nonsense = VnetHeader {
+            gso: Gso::Tcp4,
+            gso_size: 0,
+            ..VnetHeader::PLAIN
+        };
+        let refused = tun.try_send(nonsense, &[IoSlice::new(&[0x45; 60])]);
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+
+        tun.refuse(Gso::Tcp4);
+        tun.refuse(Gso::Udp);
+
+        let left = Offloads {
+            tso4: false,
+            uso4: false,
+            uso6: false,
+            ..Offloads::ALL
+        };
+        assert_eq!(tun.offloads(), left);
+        tun.refuse(Gso::None);
+        assert_eq!(tun.offloads(), Offloads::NONE);
+    });
+}
+
+#[test]
+fn a_packet_may_be_in_a_thousand_parts_and_no_more() {
+    isolated(|netlink| async move {
+        let tun = Tun::create("dtun%d", false, true).unwrap();
+        prepare(&netlink, &tun).await;
+        for bytes in [FEW - 29, FEW - 28, MANY - 29] {
+            echo(&tun, bytes);
+        }
+
+        let too_many = vec![IoSlice::new(b"."); MANY];
+        let error = tun.try_send(VnetHeader::PLAIN, &too_many).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    });
+}
+
+#[test]
+fn sets_of_flags_are_tried_until_the_kernel_takes_one() {
+    isolated(|_| async {
+        let tun = Tun::create("dtun%d", false, true).unwrap();
+        let unknown = 1 << 30;
+
+        let sets = [LADDER[0] | unknown, TSO | unknown, TSO];
+        assert_eq!(negotiate(tun.as_fd(), &sets).unwrap(), TSO);
+        let none = negotiate(tun.as_fd(), &[unknown]).unwrap_err();
+        assert_eq!(none.raw_os_error(), Some(libc::EINVAL));
+        for set in LADDER {
+            sys::tun::set_offload(tun.as_fd(), set).unwrap();
+        }
+    });
+}
+
+/// Sends one datagram of `n` bytes out of the device and in again, each byte
+/// of the packet a part.
+fn echo(tun: &Tun, n: usize) {
+    let socket = socket();
+    socket.send_to(&vec![7; n], "10.0.0.2:700").unwrap();
+    let mut buf = vec![0; 1 << 16];
+    let (header, len) = recv(tun, &mut buf).unwrap();
+    assert_eq!(len, 28 + n);
+
+    swap_ends(&mut buf);
+    let parts: Vec<_> = buf[..len].chunks(1).map(IoSlice::new).collect();
+    tun.try_send(header, &parts).unwrap();
+
+    let mut back = vec![0; 2048];
+    assert_eq!(socket.recv(&mut back).unwrap(), n);
+    assert_eq!(back[..n], vec![7; n]);
 }
 
 fn recv(tun: &Tun, buf: &mut [u8]) -> io::Result<(VnetHeader, usize)> {

@@ -141,8 +141,8 @@ pub(super) fn parse(control: &[u8]) -> Arrival {
     arrival
 }
 
-/// The path MTU in bytes, if the control messages of the error queue report
-/// one (`struct sock_extended_err`, ip(7)).
+/// The path MTU in bytes, if the control messages of the error queue hold one
+/// that a router reported (`struct sock_extended_err`, ip(7)).
 pub(super) fn parse_mtu(control: &[u8]) -> Option<usize> {
     Messages(control)
         .filter(|message| {
@@ -155,7 +155,8 @@ pub(super) fn parse_mtu(control: &[u8]) -> Option<usize> {
             // Number, origin, type, code, padding, then what the number means.
             let error = int(message.body)?;
             let mtu = int(message.body.get(8..)?)?;
-            if error != libc::EMSGSIZE {
+            let origin = *message.body.get(4)?;
+            if error != libc::EMSGSIZE || origin == libc::SO_EE_ORIGIN_LOCAL {
                 return None;
             }
             usize::try_from(mtu).ok().filter(|mtu| *mtu > 0)

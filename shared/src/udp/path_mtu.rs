@@ -1,4 +1,4 @@
-//! What the path's routers and our own link said about sizes.
+//! What the path's routers said about sizes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use crate::sys;
 impl UdpSocket {
     /// Empties the socket's error queue, and calls `event` with the peer and
     /// the MTU in bytes, IP header included, for each datagram that was too
-    /// big for a link.
+    /// big for a router's link. What our own link refuses, sending reports.
     ///
     /// The queue shows as an error of the descriptor until it is empty, and
     /// takes room from the receive buffer. Anyone who guesses a peer's address
@@ -40,3 +40,6 @@ const CONTROL: usize = 256;
 
 /// Messages read in one call; more come with the next.
 const EVENTS: usize = 256;
+
+#[cfg(test)]
+mod tests;

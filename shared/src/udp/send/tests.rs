@@ -1,5 +1,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -8,6 +9,8 @@ use super::*;
 use crate::link::Netlink;
 use crate::netns::isolated;
 use crate::sys::epoll::{Epoll, Event, Interest};
+use crate::sys::seccomp;
+use crate::sys::socket::set_int;
 use crate::udp::recv::{Message, RecvBatch};
 
 const HUB: &str = "[::]:443";
@@ -63,6 +66,219 @@ fn a_run_arrives_in_its_datagrams_with_its_mark_both_ways_in_both_families() {
     });
 }
 
+#[test]
+fn single_calls_do_where_the_kernel_lacks_the_others() {
+    isolated(|netlink| async move {
+        add_to_lo(&netlink, &["192.0.2.1"]).await;
+        let hub = UdpSocket::listen(HUB.parse().unwrap()).unwrap();
+        let spoke = UdpSocket::connect("192.0.2.1:443".parse().unwrap()).unwrap();
+        seccomp::lack(&[libc::SYS_sendmmsg, libc::SYS_recvmmsg]).unwrap();
+
+        exchange(&hub, &spoke);
+
+        for socket in [&hub, &spoke] {
+            assert!(!socket.batching.load(Ordering::Relaxed));
+        }
+    });
+}
+
+#[test]
+fn nothing_is_cut_or_joined_when_offloads_are_off() {
+    isolated(|netlink| async move {
+        add_to_lo(&netlink, &["192.0.2.1"]).await;
+        let hub = UdpSocket::listen(HUB.parse().unwrap()).unwrap();
+        let spoke = UdpSocket::connect("192.0.2.1:443".parse().unwrap()).unwrap();
+        hub.set_offload(false).unwrap();
+        spoke.set_offload(false).unwrap();
+
+        assert_eq!(exchange(&hub, &spoke), 0);
+    });
+}
+
+#[test]
+fn runs_that_the_kernel_refuses_go_datagram_by_datagram_from_then_on() {
+    isolated(|netlink| async move {
+        add_to_lo(&netlink, &["192.0.2.1"]).await;
+        let hub = UdpSocket::listen(HUB.parse().unwrap()).unwrap();
+        let spoke = UdpSocket::connect("192.0.2.1:443".parse().unwrap()).unwrap();
+        // The kernel cuts nothing for a socket that sends no checksums.
+        for socket in [&hub, &spoke] {
+            set_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+        }
+
+        assert_eq!(exchange(&hub, &spoke), 0);
+
+        for socket in [&hub, &spoke] {
+            assert!(!socket.segmenting.load(Ordering::Relaxed));
+        }
+    });
+}
+
+#[test]
+fn datagrams_too_big_for_the_link_are_no_fault_of_the_offload() {
+    isolated(|netlink| async move {
+        add_to_lo(&netlink, &["192.0.2.1", "2001:db8::1"]).await;
+        let lo = netlink.link("lo").await.unwrap().unwrap().index;
+        netlink.set_mtu(lo, 1300).await.unwrap();
+        let hub = UdpSocket::listen(HUB.parse().unwrap()).unwrap();
+
+        for asked in ["192.0.2.1:443", "[2001:db8::1]:443"] {
+            let (unused, bytes) = (path(asked), [7; 7_000]);
+            let whole = |segment| Transmit {
+                segment,
+                df: true,
+                ..transmit(&unused, &bytes)
+            };
+            let spoke = UdpSocket::connect(asked.parse().unwrap()).unwrap();
+
+            let batch = [whole(1_000), whole(1_400), whole(1_001)];
+            let outcome = spoke.try_send_batch(&batch);
+            assert!(
+                matches!(
+                    outcome,
+                    SendOutcome::Failed {
+                        at: 1,
+                        too_big: true,
+                        ..
+                    }
+                ),
+                "{asked}: {outcome:?}"
+            );
+            assert!(matches!(
+                spoke.try_send_batch(&batch[2..]),
+                SendOutcome::Sent
+            ));
+            assert_same(&collect(&hub, 7 + 7).0, &[batch[0], batch[2]]);
+
+            let in_fragments = [Transmit {
+                df: false,
+                ..whole(1_400)
+            }];
+            assert!(matches!(
+                spoke.try_send_batch(&in_fragments),
+                SendOutcome::Sent
+            ));
+            assert_same(&collect(&hub, 5).0, &in_fragments);
+            assert!(spoke.segmenting.load(Ordering::Relaxed), "{asked}");
+        }
+    });
+}
+
+#[test]
+fn an_error_that_one_peer_left_behind_fails_nobody_elses_datagrams() {
+    isolated(|netlink| async move {
+        add_to_lo(&netlink, &["192.0.2.1"]).await;
+        let hub = UdpSocket::listen(HUB.parse().unwrap()).unwrap();
+        let spoke = UdpSocket::listen("192.0.2.1:700".parse().unwrap()).unwrap();
+        let (nobody, somebody) = (path("192.0.2.1:9"), path("192.0.2.1:700"));
+        let leave_an_error = || {
+            hub.path_mtu_events(|peer, mtu| panic!("{peer}: {mtu}"))
+                .unwrap();
+            hub.try_send(b"question", &nobody).unwrap();
+            wait_for(&hub, Interest::NONE);
+        };
+        leave_an_error();
+        let pending = hub.socket.take_error().unwrap().unwrap();
+        assert_eq!(pending.kind(), io::ErrorKind::ConnectionRefused);
+
+        leave_an_error();
+        let bytes = [7; 5_000];
+        let run = [Transmit {
+            segment: 1_000,
+            df: true,
+            ..transmit(&somebody, &bytes)
+        }];
+        assert!(matches!(hub.try_send_batch(&run), SendOutcome::Sent));
+        assert_same(&collect(&spoke, 5).0, &run);
+        assert!(hub.segmenting.load(Ordering::Relaxed));
+
+        leave_an_error();
+        let nothing = hub.try_recv_batch(&mut RecvBatch::new(1).unwrap());
+        assert_eq!(nothing.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    });
+}
+
+#[test]
+fn a_closed_port_shows_on_a_connected_socket() {
+    isolated(|_| async move {
+        let spoke = UdpSocket::connect("127.0.0.1:9".parse().unwrap()).unwrap();
+        spoke.try_send(b"question", &path("127.0.0.1:9")).unwrap();
+        wait_for(&spoke, Interest::READ);
+
+        let refused = spoke.try_recv_batch(&mut RecvBatch::new(1).unwrap());
+
+        assert_eq!(
+            refused.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+    });
+}
+
+#[test]
+fn a_blocked_batch_goes_on_where_it_stopped() {
+    isolated(|netlink| async move {
+        add_to_lo(&netlink, &["192.0.2.1"]).await;
+        let slow = "qdisc add dev lo root tbf rate 50mbit burst 64kb limit 4mb";
+        let tc = Command::new("tc").args(slow.split(' ')).status();
+        assert!(tc.unwrap().success(), "tc is missing, or tbf in the kernel");
+        let hub = UdpSocket::listen(HUB.parse().unwrap()).unwrap();
+        let unused = path("192.0.2.9:9");
+        let bytes: Vec<u8> = (0..60_000_u32).map(|i| (i / 11) as u8).collect();
+        let batch = [Transmit {
+            segment: 1_000,
+            ..transmit(&unused, &bytes)
+        }; 4];
+
+        for offload in [true, false] {
+            let spoke = UdpSocket::connect("192.0.2.1:443".parse().unwrap()).unwrap();
+            spoke.set_offload(offload).unwrap();
+            spoke.set_send_buffer(50_000).unwrap();
+            let mut left = batch;
+            let (mut rest, mut whole, mut parts) = (&mut left[..], 0, 0);
+            while let SendOutcome::Blocked { sent, part } = spoke.try_send_batch(rest) {
+                rest = &mut rest[sent..];
+                rest[0].contents = &rest[0].contents[part..];
+                whole += sent;
+                parts += part;
+                assert!(spoke.outstanding().unwrap() > 0);
+                wait_for(&spoke, Interest::WRITE);
+            }
+
+            assert_same(&collect(&hub, 4 * 60).0, &batch);
+            assert!(if offload { whole > 0 } else { parts > 0 });
+            assert_eq!(parts % 1_000, 0);
+        }
+    });
+}
+
+#[test]
+fn fewer_buffers_are_offered_than_there_are_until_they_are_needed() {
+    isolated(|netlink| async move {
+        add_to_lo(&netlink, &["192.0.2.1"]).await;
+        let hub = UdpSocket::listen(HUB.parse().unwrap()).unwrap();
+        let spoke = UdpSocket::connect("192.0.2.1:443".parse().unwrap()).unwrap();
+        let mut batch = RecvBatch::new(64).unwrap();
+        let mut receive = |n: usize| {
+            for _ in 0..n {
+                spoke.try_send(&[7; 100], &path("192.0.2.9:9")).unwrap();
+            }
+            let mut counts = Vec::new();
+            while let Ok(count) = hub.try_recv_batch(&mut batch) {
+                counts.push(count);
+                let (messages, arena) = batch.split();
+                assert_eq!(arena[messages[0].range.clone()], [7; 100]);
+            }
+            batch.give_back().unwrap();
+            assert!(batch.messages().is_empty());
+            assert_eq!(batch.arena()[..100], [0; 100]);
+            counts
+        };
+
+        assert_eq!(receive(100), [8, 16, 32, 44]);
+        assert_eq!(receive(9), [8, 1]);
+    });
+}
+
 /// Sends runs from `spoke` to `hub` and back along the path they came by, and
 /// says how many messages held several datagrams.
 fn exchange(hub: &UdpSocket, spoke: &UdpSocket) -> usize {
@@ -106,7 +322,7 @@ fn collect(socket: &UdpSocket, n: usize) -> (Vec<Datagram>, usize) {
     let mut batch = RecvBatch::new(64).unwrap();
     let (mut datagrams, mut joined) = (Vec::new(), 0);
     while datagrams.len() < n {
-        wait(socket);
+        wait_for(socket, Interest::READ);
         match socket.try_recv_batch(&mut batch) {
             Ok(count) => assert_eq!(count, batch.messages().len()),
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}"),
@@ -141,9 +357,9 @@ fn assert_same(datagrams: &[Datagram], messages: &[Transmit<'_>]) {
     assert!(got.eq(expected));
 }
 
-fn wait(socket: &UdpSocket) {
+fn wait_for(socket: &UdpSocket, interest: Interest) {
     let epoll = Epoll::new().unwrap();
-    epoll.add(socket.as_fd(), 0, Interest::READ).unwrap();
+    epoll.add(socket.as_fd(), 0, interest).unwrap();
     let deadline = Some(Duration::from_secs(5));
 
     assert_eq!(epoll.wait(&mut [Event::EMPTY], deadline).unwrap(), 1);
