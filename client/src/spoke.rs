@@ -26,7 +26,7 @@ use crate::hint::{default_hint, random};
 use crate::hooks::Hooks;
 use crate::report::Teller;
 use crate::session::{Session, Terms};
-use crate::tunnel::{Tunnel, own_mtu};
+use crate::tunnel::Tunnel;
 use crate::uplink::{Network, Way, way_to};
 use away::{Meanwhile, Outcome};
 use routing::Hooked;
@@ -204,11 +204,10 @@ impl Spoke {
 
     /// What the next attempts bring along.
     async fn credentials(&self) -> Arc<Credentials> {
-        let mut mtu = own_mtu(self.config.mtu, None);
+        let mut routes = Vec::new();
         for hub in &self.known {
             if let Ok(Way::Out(hop)) = self.way_to(*hub).await {
-                let route = hop.mtu.map(|mtu| (mtu, hub.ip()));
-                mtu = mtu.min(own_mtu(self.config.mtu, route));
+                routes.extend(hop.mtu.map(|mtu| (hub.ip(), mtu)));
             }
         }
 
@@ -218,7 +217,8 @@ impl Spoke {
             suites: self.config.suites.clone(),
             terms: Terms {
                 peernet: self.config.peernet.clone(),
-                mtu,
+                mtu: self.config.mtu,
+                routes,
                 keepalive: self.config.keepalive,
             },
         })

@@ -10,8 +10,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use dtun_shared::device::{DeviceError, Tun};
+use dtun_shared::dtls::CipherSuite;
 use dtun_shared::link::{Netlink, RouteKind, Via};
 use dtun_shared::meta::Addresses;
+use dtun_shared::pmtu::carried;
 use ipnet::IpNet;
 
 /// A tunnel's end on this machine.
@@ -314,19 +316,17 @@ impl Tunnel {
     }
 }
 
-/// The inner MTU: what the user said, else no more than the route to the hub
-/// carries in one piece; never less than IPv6 needs.
-pub(crate) fn own_mtu(told: Option<u16>, route: Option<(u32, IpAddr)>) -> u16 {
-    let fits = route.map_or(u32::from(DEFAULT_MTU), |(mtu, hub)| {
-        let headers = match hub {
-            IpAddr::V4(_) => 20 + 8,
-            IpAddr::V6(_) => 40 + 8,
-        };
-        mtu.saturating_sub(headers + RECORD_OVERHEAD)
-    });
-    let fits = u16::try_from(fits).unwrap_or(u16::MAX).min(DEFAULT_MTU);
+/// The inner MTU: what the user said, else what a route whose MTU is `outer`
+/// carries to the hub in one piece; never less than IPv6 needs.
+pub(crate) fn own_mtu(
+    told: Option<u16>,
+    outer: Option<u32>,
+    hub: IpAddr,
+    suite: CipherSuite,
+) -> u16 {
+    let fits = outer.map(|outer| carried(outer, hub, suite));
 
-    told.unwrap_or(fits).max(LEAST_MTU)
+    told.or(fits).unwrap_or(UNKNOWN_MTU).max(LEAST_MTU)
 }
 
 /// The lower of both ends' MTUs; a hub that says none is the Go program.
@@ -339,16 +339,16 @@ fn setup(what: &'static str) -> impl FnOnce(io::Error) -> TunnelError {
 }
 
 const ANY_NAME: &str = "dtun%d";
-const DEFAULT_MTU: u16 = 1400;
+
+/// Where the route is not known: leaves room for any suite on a path of 1500
+/// with PPPoE and the like on it.
+const UNKNOWN_MTU: u16 = 1400;
 
 /// A device below it loses its IPv6 addresses.
 const LEAST_MTU: u16 = 1280;
 
 /// The Go program's buffer for a record: a longer one ends its session.
 const GO_BUFFER: u16 = 1500;
-
-/// Header, explicit nonce and the longest tag.
-const RECORD_OVERHEAD: u32 = 13 + 8 + 16;
 
 /// In /etc/iproute2/rt_protos: routes that come with an address.
 const KERNEL: u8 = 2;
@@ -361,19 +361,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mtu_is_1400_or_what_the_route_carries_and_never_under_1280() {
+    fn the_mtu_is_what_the_user_said_or_the_route_carries_and_never_under_1280() {
         let v4: IpAddr = "192.0.2.1".parse().unwrap();
         let v6: IpAddr = "2001:db8::1".parse().unwrap();
+        let (gcm, ccm8) = (CipherSuite::Gcm, CipherSuite::Ccm8);
 
-        assert_eq!(own_mtu(None, None), 1400);
-        assert_eq!(own_mtu(None, Some((1500, v4))), 1400);
-        assert_eq!(own_mtu(None, Some((1400, v4))), 1335);
-        assert_eq!(own_mtu(None, Some((1400, v6))), 1315);
-        assert_eq!(own_mtu(None, Some((1280, v6))), 1280);
-        assert_eq!(own_mtu(Some(1500), Some((1400, v4))), 1500);
-        assert_eq!(common_mtu(1400, Some(1300)), 1300);
-        assert_eq!(common_mtu(1400, Some(576)), 1280);
-        assert_eq!(common_mtu(1400, None), 1400);
+        assert_eq!(own_mtu(None, None, v4, gcm), 1400);
+        assert_eq!(own_mtu(None, Some(1500), v4, gcm), 1435);
+        assert_eq!(own_mtu(None, Some(1500), v6, gcm), 1415);
+        assert_eq!(own_mtu(None, Some(1500), v4, ccm8), 1443);
+        assert_eq!(own_mtu(None, Some(9000), v4, gcm), 8935);
+        assert_eq!(own_mtu(None, Some(1280), v6, gcm), 1280);
+        assert_eq!(own_mtu(Some(1500), Some(1400), v4, gcm), 1500);
+        assert_eq!(common_mtu(1435, Some(1300)), 1300);
+        assert_eq!(common_mtu(1435, Some(576)), 1280);
+        assert_eq!(common_mtu(1435, None), 1435);
         assert_eq!(common_mtu(9000, None), 1500);
     }
 }

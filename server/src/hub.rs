@@ -76,7 +76,8 @@ struct Hub {
     policy: Policy,
     /// Networks of the machine, as of the last look.
     networks: Option<(Instant, Vec<(IpNet, bool)>)>,
-    mtu: u16,
+    /// The inner MTU that was asked for; none for what the path carries.
+    mtu: Option<u16>,
     keepalive: Duration,
     hooks: hooks::Hooks,
     events: mpsc::Receiver<Event>,

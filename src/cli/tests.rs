@@ -205,11 +205,11 @@ fn a_mistake_is_one_line_that_names_the_flag_and_the_fix() {
         ),
         (
             "-mtu 1279 -key foo",
-            "-mtu 1279: not a number from 1280 to 16384; 1400 is the default",
+            "-mtu 1279: not a number from 1280 to 16384, or without it what the path carries",
         ),
         (
             "-mtu 16385 -key foo",
-            "-mtu 16385: not a number from 1280 to 16384; 1400 is the default",
+            "-mtu 16385: not a number from 1280 to 16384, or without it what the path carries",
         ),
         (
             "-log-format xml -key foo",

@@ -228,7 +228,11 @@ pub(super) fn mtu(text: &str) -> Result<u16, String> {
     text.parse()
         .ok()
         .filter(|mtu| (1280..=MAX_PLAINTEXT).contains(&usize::from(*mtu)))
-        .ok_or_else(|| format!("not a number from 1280 to {MAX_PLAINTEXT}; 1400 is the default"))
+        .ok_or_else(|| {
+            format!(
+                "not a number from 1280 to {MAX_PLAINTEXT}, or without it what the path carries"
+            )
+        })
 }
 
 pub(super) fn suite(text: &str) -> Result<CipherSuite, String> {

@@ -32,7 +32,7 @@ fn the_up_hook_has_the_go_programs_environment_and_ours() {
         ("LOCAL_IP", &lease.ip4.to_string()),
         ("SERVER_IP", "198.18.1.2"),
         ("SERVER_PORT", "443"),
-        ("MTU", "1400"),
+        ("MTU", "1435"),
     ] {
         assert_eq!(call.get(name).map(String::as_str), Some(value), "{name}");
     }

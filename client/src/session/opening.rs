@@ -5,7 +5,7 @@
 //! spoke that is silent, and the Go program takes the first record for our
 //! answer.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,13 +23,25 @@ use super::{Counters, Heartbeat, Session, ends_session};
 use crate::dial::Dialled;
 use crate::hint::random;
 use crate::liveness::Liveness;
+use crate::tunnel::own_mtu;
 
 /// What the spoke brings to a session.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) peernet: Vec<IpNet>,
-    pub(crate) mtu: u16,
+    /// The inner MTU that the user asked for.
+    pub(crate) mtu: Option<u16>,
+    /// MTUs of the routes to hubs, in bytes.
+    pub(crate) routes: Vec<(IpAddr, u32)>,
     pub(crate) keepalive: Duration,
+}
+
+impl Terms {
+    fn mtu_towards(&self, hub: IpAddr, suite: CipherSuite) -> u16 {
+        let route = self.routes.iter().find(|(ip, _)| *ip == hub);
+
+        own_mtu(self.mtu, route.map(|(_, outer)| *outer), hub, suite)
+    }
 }
 
 /// Why there is no session after a good handshake.
@@ -98,7 +110,7 @@ impl Session {
                     newest: 0,
                 }
             },
-            answer: answer(&meta, terms).emit(),
+            answer: answer(&meta, terms, terms.mtu_towards(hub.ip(), suite)).emit(),
             announce: None,
             since: now,
             rtt: None,
@@ -172,7 +184,7 @@ impl Wire {
 }
 
 /// Our meta, cut down to what this hub understands.
-fn answer(hub: &HubMeta, terms: &Terms) -> SpokeMeta {
+fn answer(hub: &HubMeta, terms: &Terms, mtu: u16) -> SpokeMeta {
     let room = if hub.ext { usize::MAX } else { 1 };
     let peernet = terms.peernet.iter().take(room).copied().collect();
 
@@ -180,7 +192,7 @@ fn answer(hub: &HubMeta, terms: &Terms) -> SpokeMeta {
         peernet,
         malformed: Vec::new(),
         ext: hub.ext,
-        mtu: hub.ext.then_some(terms.mtu),
+        mtu: hub.ext.then_some(mtu),
     }
 }
 

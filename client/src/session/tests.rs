@@ -105,7 +105,8 @@ fn terms() -> Terms {
         peernet: ["192.168.1.0/24", "192.168.2.0/24"]
             .map(|net| net.parse().unwrap())
             .to_vec(),
-        mtu: 1400,
+        mtu: None,
+        routes: Vec::new(),
         keepalive: Duration::from_secs(25),
     }
 }

@@ -221,11 +221,12 @@ impl Spoke {
         pools.extend(addresses.ip6.map(|(local, _)| IpNet::V6(local.trunc())));
         pools.retain(|pool| !clashes.iter().any(|clash| clash.forbids_route(*pool)));
 
-        let route = match self.way_to(session.hub()).await {
-            Ok(Way::Out(hop)) => hop.mtu.map(|mtu| (mtu, session.hub().ip())),
+        let outer = match self.way_to(session.hub()).await {
+            Ok(Way::Out(hop)) => hop.mtu,
             Ok(Way::IntoTunnel | Way::None) | Err(_) => None,
         };
-        let mtu = common_mtu(own_mtu(self.config.mtu, route), session.meta().mtu);
+        let own = own_mtu(self.config.mtu, outer, session.hub().ip(), session.suite());
+        let mtu = common_mtu(own, session.meta().mtu);
 
         Ok(Plan {
             addresses,

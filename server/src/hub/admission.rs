@@ -8,6 +8,7 @@ use std::time::Instant;
 use dtun_shared::device::DeviceError;
 use dtun_shared::link;
 use dtun_shared::meta::{Addresses, HubMeta};
+use dtun_shared::pmtu::carried;
 use ipnet::Ipv6Net;
 
 use crate::hub::port::{Plan, Port};
@@ -87,16 +88,14 @@ impl Hub {
                 None
             }
         };
-        let headers = if session.peer.is_ipv4() { 20 } else { 40 } + UDP_HEADER;
-        let fits = hop
-            .and_then(|hop| hop.mtu)
-            .and_then(|outer| {
-                let overhead = u32::try_from(session.suite.overhead()).ok()?;
-                u16::try_from(outer.checked_sub(headers + overhead)?).ok()
-            })
-            .unwrap_or(self.mtu);
+        let outer = hop.and_then(|hop| hop.mtu);
+        let fits = outer.map(|outer| carried(outer, session.peer.ip(), session.suite));
 
-        self.mtu.min(fits.max(LEAST_MTU))
+        match (self.mtu, fits) {
+            (Some(told), Some(fits)) => told.min(fits),
+            (told, fits) => told.or(fits).unwrap_or(UNKNOWN_MTU),
+        }
+        .max(LEAST_MTU)
     }
 
     async fn admit(&mut self, session: &Session, mtu: u16) -> Result<HubMeta, Refusal> {
@@ -173,7 +172,7 @@ impl Hub {
             hint,
             lease: lease.addresses,
             hub: self.leases.pools().hub(),
-            mtu: self.mtu,
+            mtu: self.mtu.unwrap_or(UNKNOWN_MTU),
         };
         let port = match Port::open(&self.netlink, &self.shared, plan(&name)).await {
             // Somebody else has taken the name since the state was written.
@@ -277,7 +276,9 @@ fn no_ip6() -> (Ipv6Net, Ipv6Net) {
     (host(2), host(1))
 }
 
-const UDP_HEADER: u32 = 8;
+/// Of a device that has no session yet, or whose path is not known: leaves room
+/// for any suite on a path of 1500 with PPPoE and the like on it.
+const UNKNOWN_MTU: u16 = 1400;
 
 /// IPv6 works on no link below it (RFC 8200, section 5).
 pub(super) const LEAST_MTU: u16 = 1280;

@@ -85,7 +85,7 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
         kept: HashMap::new(),
         policy: Policy::new(config.allow_peernet),
         networks: None,
-        mtu: config.mtu.unwrap_or(DEFAULT_MTU),
+        mtu: config.mtu,
         keepalive: config.keepalive,
         hooks: Hooks {
             up: config.up,
@@ -327,9 +327,6 @@ const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 443);
 
 const DEFAULT_STATE: &str = "/var/lib/dtun";
-
-/// Leaves room for any suite on a path of 1500 with PPPoE and the like on it.
-const DEFAULT_MTU: u16 = 1400;
 
 /// A burst of spokes after a restart, each with a handshake, a meta and a first record.
 const EVENTS: usize = 8192;
