@@ -105,6 +105,7 @@ fn serve(
             allow_peernet: flags.allow_peernet.unwrap_or_default().0,
             spoke_to_spoke: !flags.no_spoke_to_spoke,
             mtu: flags.mtu,
+            offload: flags.offload,
             up: flags.up,
             down: flags.down,
             keepalive,
@@ -124,6 +125,7 @@ fn serve(
         fallback: flags.fallback.map_or(Some(FALLBACK), |fallback| fallback.0),
         once: flags.once,
         mtu: flags.mtu,
+        offload: flags.offload,
         state,
         suites,
     })))

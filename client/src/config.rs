@@ -31,6 +31,8 @@ pub struct SpokeConfig {
     pub once: bool,
     /// Inner MTU; none for the default.
     pub mtu: Option<u16>,
+    /// Let the kernel hand over and take many packets in one piece.
+    pub offload: bool,
     /// Directory for what must outlive the process.
     pub state: Option<PathBuf>,
     /// Offered to the hub, in this order.

@@ -25,6 +25,8 @@ pub struct HubConfig {
     pub allow_peernet: Vec<IpNet>,
     pub spoke_to_spoke: bool,
     pub mtu: Option<u16>,
+    /// Let the kernel hand over and take many packets in one piece.
+    pub offload: bool,
     /// Runs for each lease.
     pub up: Option<PathBuf>,
     pub down: Option<PathBuf>,

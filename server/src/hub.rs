@@ -1,19 +1,19 @@
 //! The hub's loop: it owns the leases, their devices and routes, and decides
 //! which session speaks for a hint.
 //!
-//! The data path runs beside it (`wire`, `outward`), so that a slow netlink
-//! call delays a newcomer and nobody else.
+//! The data path and the wire task run beside it, so that a slow netlink call
+//! delays a newcomer and nobody else.
 
 mod admission;
 mod counters;
 mod fight;
 mod hooks;
 mod memory;
-mod outward;
 mod peernets;
 mod port;
 mod reset;
 mod shared;
+mod side;
 mod start;
 mod welcome;
 mod wire;
@@ -24,13 +24,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use dtun_shared::datapath::Datapath;
 use dtun_shared::link::{Netlink, Via};
 use dtun_shared::meta::{Control, SpokeMeta};
 use dtun_shared::packet::Echo;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{interval, sleep_until};
 
 use crate::HubConfig;
 use crate::lease::Leases;
@@ -64,6 +65,7 @@ pub enum Stop {
 /// State of the loop.
 struct Hub {
     shared: Arc<Shared>,
+    datapath: Arc<Datapath<Shared>>,
     netlink: Netlink,
     leases: Leases,
     memory: Memory,
@@ -78,10 +80,11 @@ struct Hub {
     networks: Option<(Instant, Vec<(IpNet, bool)>)>,
     /// The inner MTU that was asked for; none for what the path carries.
     mtu: Option<u16>,
+    offload: bool,
     keepalive: Duration,
     hooks: hooks::Hooks,
     events: mpsc::Receiver<Event>,
-    wire: JoinHandle<std::io::Result<()>>,
+    wire: JoinHandle<()>,
 }
 
 /// What the loop keeps for a session.
@@ -102,18 +105,25 @@ struct Kept {
 impl Hub {
     async fn serve(&mut self, stop: impl Future<Output = Stop>) -> anyhow::Result<Stop> {
         tokio::pin!(stop);
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let shared = Arc::clone(&self.shared);
         let mut report = interval(REPORT);
 
         loop {
+            let due = self.due();
+            let timer = async {
+                match due {
+                    Some(due) => sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 stop = &mut stop => return Ok(stop),
                 event = self.events.recv() => match event {
                     Some(event) => self.handle_event(event).await,
                     None => return self.wire_failed().await,
                 },
-                _ = tick.tick() => self.handle_tick().await,
+                () = timer => self.handle_due().await,
+                () = shared.missed.notified() => self.handle_due().await,
                 // What changed while a write was running is in the next, at once:
                 // a kill then finds every device named.
                 () = self.memory.written() => {}
@@ -140,7 +150,29 @@ impl Hub {
         }
     }
 
-    async fn handle_tick(&mut self) {
+    /// When a session or a lease needs the loop, as far as is known: a record
+    /// of the spoke puts it off.
+    fn due(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let leases = self.leases.next_expiry().map(|at| {
+            let wait = at.saturating_sub(self::now());
+            now + Duration::from_secs(wait)
+        });
+        let sessions = self.kept.values().map(|kept| {
+            let session = &kept.session;
+            let confirmed = session.is_confirmed();
+            kept.upkeep.due(&session.heard(), confirmed, self.keepalive)
+        });
+
+        // Many at about the same time are done in one go.
+        leases
+            .into_iter()
+            .chain(sessions)
+            .min()
+            .map(|at| at.max(now + REST))
+    }
+
+    async fn handle_due(&mut self) {
         // Their event was lost in a burst: the session works all the same.
         let confirmed = |kept: &&Kept| !kept.up && kept.session.is_confirmed();
         let unheard: Vec<_> = self
@@ -205,13 +237,14 @@ impl Hub {
     /// up nobody.
     async fn delete_port(&mut self, hint: &str, mut port: Port) {
         let Some(down) = self.hooks.down(hint, &self.leases, &mut port) else {
-            port.delete(&self.netlink).await;
+            port.delete(&self.netlink, &self.datapath).await;
             return;
         };
         let netlink = self.netlink.clone();
+        let datapath = Arc::clone(&self.datapath);
         let deletion = tokio::spawn(async move {
             down.await;
-            port.delete(&netlink).await;
+            port.delete(&netlink, &datapath).await;
         });
         self.leaving.insert(hint.to_owned(), deletion);
     }
@@ -251,10 +284,9 @@ impl Hub {
     async fn wire_failed(&mut self) -> anyhow::Result<Stop> {
         (&mut self.wire)
             .await
-            .context("the task that serves the socket panicked")?
-            .context("failed to read the socket")?;
+            .context("the task that answers handshakes panicked")?;
 
-        anyhow::bail!("the task that serves the socket ended")
+        anyhow::bail!("the task that answers handshakes ended")
     }
 
     /// Goodbye to all, and the machine as it was before or as the next start
@@ -285,7 +317,7 @@ impl Hub {
             drop(deletion.await);
         }
         let ports = self.ports.drain().map(|(_, port)| port).collect();
-        if let Err(error) = Port::delete_all(ports, &self.netlink).await {
+        if let Err(error) = Port::delete_all(ports, &self.netlink, &self.datapath).await {
             tracing::warn!(%error, "devices not deleted");
         }
         for pool in self.leases.pools().networks() {
@@ -329,7 +361,7 @@ fn now() -> u64 {
 /// Routes of leases and peernets, and any that the owner sets, go before it.
 const BLACKHOLE: Via = Via::Blackhole { metric: 65_535 };
 
-const TICK: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_millis(100);
 const REPORT: Duration = Duration::from_secs(3600);
 
 /// Away from the small numbers that `ping` takes from process ids.

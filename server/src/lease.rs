@@ -103,6 +103,15 @@ impl Leases {
             .collect()
     }
 
+    /// When the next of [`Self::expired`] will be.
+    pub(crate) fn next_expiry(&self) -> Option<u64> {
+        self.by_hint
+            .values()
+            .filter(|lease| lease.device.is_some())
+            .filter_map(|lease| Some(lease.ended?.saturating_add(self.lasts)))
+            .min()
+    }
+
     /// What has to survive a restart.
     pub(crate) fn save(&self) -> Vec<Saved> {
         self.by_slot

@@ -1,8 +1,8 @@
 //! A session: keys shared with one peer, and what may pass under them. No I/O.
 //!
-//! Three tasks meet here, so all of it is shared: the wire task opens records,
-//! the task of the lease's device seals packets, and the hub's loop seals meta
-//! and control messages and decides about the session's life.
+//! All of it is shared: the data path opens records and seals packets, the wire
+//! task answers control messages, and the hub's loop decides about the
+//! session's life.
 
 mod own;
 mod upkeep;
@@ -14,12 +14,10 @@ use std::time::Instant;
 
 use crate::handshake::Established;
 use dashmap::DashMap;
-use dtun_shared::device::Tun;
-use dtun_shared::dtls::CipherSuite;
-use dtun_shared::dtls::alert::Alert;
-use dtun_shared::dtls::header::ContentType;
+use dtun_shared::association::{Association, Heard};
+use dtun_shared::datapath::Lane;
 use dtun_shared::packet::Echo;
-use dtun_shared::record::{NotSealed, Opener, Refused, Sealer};
+use dtun_shared::tun::Tun;
 use dtun_shared::udp::Path;
 
 pub(crate) use own::Own;
@@ -32,75 +30,53 @@ pub(crate) struct Session {
     pub(crate) serial: u64,
     pub(crate) peer: SocketAddr,
     pub(crate) hint: String,
-    pub(crate) suite: CipherSuite,
     /// The peer offered nothing but CCM_8, as the Go program does.
     pub(crate) only_ccm8: bool,
-    sealer: Arc<Sealer>,
-    opener: Mutex<Opener>,
-    heard: Mutex<Heard>,
+    association: Association,
     confirmed: AtomicBool,
     /// The echo that waits for its reply.
     echo: Mutex<Option<Echo>>,
+    has_echo: AtomicBool,
     inner: OnceLock<Inner>,
 }
 
 impl Session {
-    pub(crate) fn new(serial: u64, established: Established, path: Path, now: Instant) -> Self {
+    /// `path` and `lane` are those by which the handshake was done.
+    pub(crate) fn new(
+        serial: u64,
+        established: Established,
+        path: Path,
+        lane: Arc<Lane>,
+        now: Instant,
+    ) -> Self {
+        let association = Association::new(
+            established.secrets.suite,
+            established.sealer,
+            established.opener,
+            path,
+            lane,
+            now,
+        );
+
         Self {
             serial,
             peer: established.peer,
             hint: established.hint,
-            suite: established.secrets.suite,
             only_ccm8: established.only_ccm8,
-            sealer: established.sealer,
-            opener: Mutex::new(established.opener),
-            heard: Mutex::new(Heard {
-                path,
-                datagram: now,
-                record: now,
-            }),
+            association,
             confirmed: AtomicBool::new(false),
             echo: Mutex::new(None),
+            has_echo: AtomicBool::new(false),
             inner: OnceLock::new(),
         }
     }
 
-    /// Opens one whole record in place.
-    pub(crate) fn open<'a>(
-        &self,
-        record: &'a mut [u8],
-    ) -> Result<(ContentType, &'a mut [u8]), Refused> {
-        lock(&self.opener).open(record)
-    }
-
-    /// Appends one whole record to `out`.
-    pub(crate) fn seal(&self, packet: &[u8], out: &mut Vec<u8>) -> Result<(), NotSealed> {
-        self.sealer.seal(ContentType::ApplicationData, packet, out)
-    }
-
-    /// The record that ends the session at the peer.
-    pub(crate) fn goodbye(&self) -> Result<Vec<u8>, NotSealed> {
-        let mut out = Vec::new();
-        self.sealer
-            .seal(ContentType::Alert, &Alert::CLOSE_NOTIFY.emit(), &mut out)?;
-
-        Ok(out)
-    }
-
-    /// A datagram came from the peer's address; anyone may have sent it.
-    pub(crate) fn handle_datagram(&self, now: Instant) {
-        lock(&self.heard).datagram = now;
-    }
-
-    /// A record of the peer's authenticated: answers go back along `path`.
-    pub(crate) fn handle_record(&self, now: Instant, path: Path) {
-        let mut heard = lock(&self.heard);
-        heard.record = now;
-        heard.path = path;
+    pub(crate) fn association(&self) -> &Association {
+        &self.association
     }
 
     pub(crate) fn heard(&self) -> Heard {
-        *lock(&self.heard)
+        self.association.heard()
     }
 
     /// The first application record authenticated; false when it isn't the first.
@@ -126,10 +102,14 @@ impl Session {
     /// Remembers the echo sent, whose reply is ours to swallow.
     pub(crate) fn expect_echo(&self, echo: Echo) {
         *lock(&self.echo) = Some(echo);
+        self.has_echo.store(true, Ordering::Release);
     }
 
     /// Whether `packet` is the reply to our own echo, rather than a user's.
     pub(crate) fn takes_echo(&self, packet: &[u8]) -> bool {
+        if !self.has_echo.load(Ordering::Acquire) {
+            return false;
+        }
         let mut expected = lock(&self.echo);
         let (Some(waiting), Some(inner)) = (*expected, self.inner.get()) else {
             return false;
@@ -142,20 +122,16 @@ impl Session {
             return false;
         }
         *expected = None;
+        self.has_echo.store(false, Ordering::Release);
 
         true
     }
 }
 
-/// What was last heard of a peer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Heard {
-    /// Of the last authenticated record.
-    pub(crate) path: Path,
-    /// Any datagram from the peer's address.
-    pub(crate) datagram: Instant,
-    /// An authenticated record.
-    pub(crate) record: Instant,
+impl AsRef<Association> for Session {
+    fn as_ref(&self) -> &Association {
+        &self.association
+    }
 }
 
 /// The inside of an admitted session.

@@ -47,7 +47,7 @@ impl Association {
             lane,
             clocks: Clocks::new(now),
             limit: AtomicUsize::new(MAX_PACKET),
-            batch: AtomicUsize::new(MAX_BATCH),
+            batch: AtomicUsize::new(FOREIGN_BATCH),
         }
     }
 
@@ -154,9 +154,9 @@ impl Association {
         self.batch.load(Ordering::Relaxed)
     }
 
-    /// The peer is not one of ours: its replay window is 64 records wide.
-    pub fn narrow(&self) {
-        self.batch.store(FOREIGN_BATCH, Ordering::Relaxed);
+    /// The peer is one of ours: its replay window takes any batch.
+    pub fn widen(&self) {
+        self.batch.store(usize::MAX, Ordering::Relaxed);
     }
 }
 
@@ -228,17 +228,15 @@ const NEVER: u64 = u64::MAX;
 /// The longest packet that IP knows.
 const MAX_PACKET: usize = 65_535;
 
-/// As many as one `UDP_SEGMENT` message holds.
-const MAX_BATCH: usize = 64;
-
-/// Half of a window of 64, so that a control message may overtake a batch.
+/// Half of the Go program's window of 64: a control message may overtake a
+/// batch.
 const FOREIGN_BATCH: usize = 32;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dtls::schedule::DirectionKey;
-    use crate::udp::UdpSocket;
+    use crate::udp::socket::UdpSocket;
 
     fn association(now: Instant) -> Association {
         let key = DirectionKey::new([1; 16], [2; 4]);
@@ -253,13 +251,13 @@ mod tests {
             Arc::new(Sealer::new(CipherSuite::Gcm, &key, 1, 0)),
             Opener::new(CipherSuite::Gcm, &key, 1),
             path,
-            Arc::new(Lane::new(socket)),
+            Arc::new(Lane::new(socket).unwrap()),
             now,
         )
     }
 
-    #[tokio::test]
-    async fn an_answer_is_owed_from_the_first_packet_to_the_next_record() {
+    #[test]
+    fn an_answer_is_owed_from_the_first_packet_to_the_next_record() {
         let now = Instant::now();
         let at = |seconds| now + Duration::from_secs(seconds);
         let association = association(now);
@@ -275,8 +273,8 @@ mod tests {
         assert_eq!((heard.owed, heard.record), (None, at(3)));
     }
 
-    #[tokio::test]
-    async fn one_sender_is_asked_to_call_the_watch() {
+    #[test]
+    fn one_sender_is_asked_to_call_the_watch() {
         let now = Instant::now();
         let association = association(now);
 

@@ -1,9 +1,231 @@
-//! The data path: packets between devices and sockets, on threads of its own.
+//! The data path: packets between devices and sockets.
+//!
+//! It runs on plain threads, which share one epoll. Each source, a device or a
+//! socket, is given to one of them at a time, so packets of one flow keep
+//! their order; a source has its turn for a bounded share, and then the next
+//! that is ready. An idle source costs nothing.
 
-pub mod backlog;
+mod backlog;
+mod crew;
+mod inward;
 mod lane;
-pub mod pace;
+mod outbox;
+mod outward;
+mod pace;
 mod side;
+mod worker;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::sys::epoll::{Epoll, EventFd, Interest};
+use crate::tun::Tun;
+use crate::udp::socket::UdpSocket;
+use crew::Crew;
 
 pub use lane::Lane;
 pub use side::{Dropped, Side};
+
+/// The running data path of one hub or spoke; ends when it is dropped.
+pub struct Datapath<S: Side> {
+    core: Arc<Core<S>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Names a device or a socket in a data path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key(u64);
+
+/// What the workers share.
+struct Core<S: Side> {
+    side: Arc<S>,
+    epoll: Arc<Epoll>,
+    stop: EventFd,
+    crew: Crew,
+    spin: Duration,
+    sources: RwLock<HashMap<u64, Source<S>>>,
+    next: AtomicU64,
+}
+
+/// What can be ready.
+enum Source<S: Side> {
+    Device(Arc<Device<S>>),
+    /// Datagrams have come.
+    Socket(Arc<Lane>),
+    /// There is room in a socket that was full.
+    Room(Arc<Lane>),
+}
+
+struct Device<S: Side> {
+    tun: Arc<Tun>,
+    port: S::Port,
+}
+
+impl<S: Side> Datapath<S> {
+    /// Starts as many workers as may be of use, at least one.
+    pub fn start(side: Arc<S>, workers: usize) -> io::Result<Self> {
+        let workers = workers.clamp(1, MAX_WORKERS);
+        let core = Arc::new(Core {
+            side,
+            epoll: Arc::new(Epoll::new()?),
+            stop: EventFd::new()?,
+            crew: Crew::new(workers),
+            spin: if workers > 1 { SPIN } else { Duration::ZERO },
+            sources: RwLock::default(),
+            next: AtomicU64::new(STOP + 1),
+        });
+        core.epoll.add(core.stop.as_fd(), STOP, Interest::READ)?;
+
+        let mut path = Self {
+            core,
+            threads: Vec::new(),
+        };
+        for number in 0..workers {
+            let core = Arc::clone(&path.core);
+            let worker = worker::Worker::new(number)?;
+            let thread = thread::Builder::new()
+                .name(format!("dtun-path-{number}"))
+                .spawn(move || worker::run(&core, worker))?;
+            path.threads.push(thread);
+        }
+
+        Ok(path)
+    }
+
+    /// Receives on a socket from now on; what came before is in it.
+    pub fn add_socket(&self, socket: UdpSocket) -> io::Result<(Key, Arc<Lane>)> {
+        let lane = Arc::new(Lane::new(socket)?);
+        let token = self.core.token();
+        self.core
+            .insert(room(token), Source::Room(Arc::clone(&lane)));
+        lane.arm(&self.core.epoll, room(token))?;
+        self.core.insert(token, Source::Socket(Arc::clone(&lane)));
+        let fd = lane.socket().as_fd();
+        self.core.epoll.add(fd, token, worker::READ)?;
+
+        Ok((Key(token), lane))
+    }
+
+    /// Reads from a device from now on.
+    pub fn add_device(&self, tun: Arc<Tun>, port: S::Port) -> io::Result<Key> {
+        let device = Arc::new(Device { tun, port });
+        let token = self.core.token();
+        self.core.insert(token, Source::Device(Arc::clone(&device)));
+        let fd = device.tun.as_fd();
+        self.core.epoll.add(fd, token, worker::READ)?;
+
+        Ok(Key(token))
+    }
+
+    /// Leaves a device or a socket alone; a worker may be at it for a moment
+    /// more. Twice is once.
+    pub fn remove(&self, key: Key) {
+        let removed = match self.core.take(key.0) {
+            Some(Source::Device(device)) => self.core.epoll.remove(device.tun.as_fd()),
+            Some(Source::Socket(lane)) => {
+                self.core.take(room(key.0));
+                lane.disarm();
+                self.core.epoll.remove(lane.socket().as_fd())
+            }
+            Some(Source::Room(_)) | None => return,
+        };
+        if let Err(error) = removed {
+            tracing::debug!(%error, "not taken out of the data path");
+        }
+    }
+}
+
+impl<S: Side> Drop for Datapath<S> {
+    fn drop(&mut self) {
+        self.core.crew.dismiss();
+        if let Err(error) = self.core.stop.signal() {
+            tracing::error!(%error, "failed to stop the data path");
+            return;
+        }
+        for thread in self.threads.drain(..) {
+            // A panic in it has been reported.
+            drop(thread.join());
+        }
+    }
+}
+
+impl<S: Side> fmt::Debug for Datapath<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Datapath")
+            .field("workers", &self.threads.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: Side> Core<S> {
+    fn source(&self, token: u64) -> Option<Source<S>> {
+        let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+
+        sources.get(&token).cloned()
+    }
+
+    /// A fresh token, and the one after it.
+    fn token(&self) -> u64 {
+        self.next.fetch_add(2, Ordering::Relaxed)
+    }
+
+    fn insert(&self, token: u64, source: Source<S>) {
+        let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+        sources.insert(token, source);
+    }
+
+    fn take(&self, token: u64) -> Option<Source<S>> {
+        let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+
+        sources.remove(&token)
+    }
+
+    /// Lets a source that was served be waited for again.
+    fn rearm(&self, token: u64) {
+        let rearmed = match self.source(token) {
+            Some(Source::Device(device)) => {
+                self.epoll.rearm(device.tun.as_fd(), token, worker::READ)
+            }
+            Some(Source::Socket(lane)) => {
+                self.epoll.rearm(lane.socket().as_fd(), token, worker::READ)
+            }
+            Some(Source::Room(lane)) => {
+                lane.settle();
+                return;
+            }
+            // Removed meanwhile.
+            None => return,
+        };
+        if let Err(error) = rearmed {
+            tracing::debug!(%error, "not waited for");
+        }
+    }
+}
+
+impl<S: Side> Clone for Source<S> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Device(device) => Self::Device(Arc::clone(device)),
+            Self::Socket(lane) => Self::Socket(Arc::clone(lane)),
+            Self::Room(lane) => Self::Room(Arc::clone(lane)),
+        }
+    }
+}
+
+/// The token of a socket's room.
+fn room(socket: u64) -> u64 {
+    socket + 1
+}
+
+/// The token that ends every worker's wait.
+const STOP: u64 = 0;
+
+const MAX_WORKERS: usize = 64;
+
+const SPIN: Duration = Duration::from_micros(20);

@@ -216,6 +216,10 @@ fn a_mistake_is_one_line_that_names_the_flag_and_the_fix() {
             "-log-format xml: neither text nor json",
         ),
         (
+            "-offload maybe -key foo",
+            "-offload maybe: neither on nor off",
+        ),
+        (
             "-suite CCM -key foo",
             "-suite CCM: none of gcm, ccm and ccm8",
         ),
@@ -332,6 +336,13 @@ fn the_environment_has_the_key_when_no_flag_has() {
 
     assert_eq!(of(&[]), b"env");
     assert_eq!(of(&["-key", "flag"]), b"flag");
+}
+
+#[test]
+fn offloads_are_on_unless_they_are_switched_off() {
+    assert!(hub("-key foo").offload);
+    assert!(!hub("-key foo -offload off").offload);
+    assert!(!spoke("-connect a:1 -key foo --offload=off").offload);
 }
 
 #[test]

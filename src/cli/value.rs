@@ -21,6 +21,14 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
+pub(super) fn offload(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("neither on nor off".to_owned()),
+    }
+}
+
 /// With no address before the port: every address of the machine.
 pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     const FIX: &str = "not an address and port such as [::]:443 or 192.0.2.1:443";

@@ -5,10 +5,10 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dtun_shared::device::DeviceError;
 use dtun_shared::link;
 use dtun_shared::meta::{Addresses, HubMeta};
 use dtun_shared::pmtu::carried;
+use dtun_shared::tun::DeviceError;
 use ipnet::Ipv6Net;
 
 use crate::hub::port::{Plan, Port};
@@ -69,7 +69,7 @@ impl Hub {
         }
         let replaced = self.shared.sessions.make_current(session);
         let device = session.inner().map_or("", |inner| inner.tun.name());
-        tracing::info!(peer = %session.peer, hint = %session.hint, device, suite = %session.suite, "session up");
+        tracing::info!(peer = %session.peer, hint = %session.hint, device, suite = %session.association().suite(), "session up");
 
         if let Some(old) = replaced {
             self.watch_fight(session, &old);
@@ -89,7 +89,8 @@ impl Hub {
             }
         };
         let outer = hop.and_then(|hop| hop.mtu);
-        let fits = outer.map(|outer| carried(outer, session.peer.ip(), session.suite));
+        let fits =
+            outer.map(|outer| carried(outer, session.peer.ip(), session.association().suite()));
 
         match (self.mtu, fits) {
             (Some(told), Some(fits)) => told.min(fits),
@@ -157,7 +158,7 @@ impl Hub {
                 "device was deleted: made anew"
             );
             if let Some(gone) = self.ports.remove(hint) {
-                gone.delete(&self.netlink).await;
+                gone.delete(&self.netlink, &self.datapath).await;
             }
         }
         let Some(lease) = self.leases.get(hint).cloned() else {
@@ -173,12 +174,13 @@ impl Hub {
             lease: lease.addresses,
             hub: self.leases.pools().hub(),
             mtu: self.mtu.unwrap_or(UNKNOWN_MTU),
+            offload: self.offload,
         };
-        let port = match Port::open(&self.netlink, &self.shared, plan(&name)).await {
+        let port = match Port::open(&self.netlink, &self.datapath, plan(&name)).await {
             // Somebody else has taken the name since the state was written.
             Err(DeviceError::Busy(_)) => {
                 let other = self.free_device().await?;
-                Port::open(&self.netlink, &self.shared, plan(&other)).await?
+                Port::open(&self.netlink, &self.datapath, plan(&other)).await?
             }
             result => result?,
         };

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dtun_shared::record::{NotSealed, Refused};
+use dtun_shared::datapath;
+use dtun_shared::record::Refused;
 
 /// One counter for each reason.
 #[derive(Debug, Default)]
@@ -11,7 +12,11 @@ pub(crate) struct Counters([AtomicU64; REASONS.len()]);
 
 impl Counters {
     pub(crate) fn count(&self, reason: Dropped) {
-        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.add(reason, 1);
+    }
+
+    pub(crate) fn add(&self, reason: Dropped, count: usize) {
+        self.0[reason as usize].fetch_add(count as u64, Ordering::Relaxed);
     }
 }
 
@@ -70,17 +75,28 @@ pub(crate) enum Dropped {
     Unsent,
     /// The keys are used up.
     Exhausted,
-    /// Longer than a record can be.
-    TooLong,
+    /// Larger than the path carries; its sender was told.
+    TooBig,
+    /// The path said congestion to a packet that cannot say so (RFC 6040).
+    Congestion,
     /// The hub's loop was behind.
     Backlog,
 }
 
-impl From<NotSealed> for Dropped {
-    fn from(not_sealed: NotSealed) -> Self {
-        match not_sealed {
-            NotSealed::Exhausted => Self::Exhausted,
-            NotSealed::TooLong => Self::TooLong,
+impl From<datapath::Dropped> for Dropped {
+    fn from(dropped: datapath::Dropped) -> Self {
+        match dropped {
+            datapath::Dropped::Record(refused) => refused.into(),
+            datapath::Dropped::Malformed | datapath::Dropped::NotCut => Self::Malformed,
+            datapath::Dropped::OutOfPlace => Self::OutOfPlace,
+            datapath::Dropped::NotIp => Self::NotIp,
+            datapath::Dropped::Device => Self::Device,
+            datapath::Dropped::TooBig => Self::TooBig,
+            datapath::Dropped::Exhausted => Self::Exhausted,
+            datapath::Dropped::SocketFull => Self::SocketFull,
+            datapath::Dropped::Unsent => Self::Unsent,
+            datapath::Dropped::NoDevice => Self::NoLease,
+            datapath::Dropped::Congestion => Self::Congestion,
         }
     }
 }
@@ -98,7 +114,7 @@ impl From<Refused> for Dropped {
 }
 
 /// In the order of [`Dropped`].
-const REASONS: [(Dropped, &str); 20] = [
+const REASONS: [(Dropped, &str); 21] = [
     (Dropped::Malformed, "malformed"),
     (Dropped::WrongEpoch, "wrong_epoch"),
     (Dropped::Duplicate, "duplicate"),
@@ -117,7 +133,8 @@ const REASONS: [(Dropped, &str); 20] = [
     (Dropped::SocketFull, "socket_full"),
     (Dropped::Unsent, "unsent"),
     (Dropped::Exhausted, "exhausted"),
-    (Dropped::TooLong, "too_long"),
+    (Dropped::TooBig, "too_big"),
+    (Dropped::Congestion, "congestion"),
     (Dropped::Backlog, "backlog"),
 ];
 

@@ -34,7 +34,7 @@ impl Hooks {
         let Some(port) = ports.get_mut(hint).filter(|port| port.hook.is_none()) else {
             return;
         };
-        port.asked = session.heard().path.local.map(|local| local.ip);
+        port.asked = session.association().path().local.map(|local| local.ip);
         let Some(environment) = self.environment("up", hint, leases, port) else {
             return;
         };

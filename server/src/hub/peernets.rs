@@ -31,6 +31,10 @@ impl Hub {
         if let Some(port) = self.ports.get_mut(&session.hint) {
             port.set_mtu(&self.netlink, mtu).await;
         }
+        session.association().set_limit(usize::from(mtu));
+        if meta.ext {
+            session.association().widen();
+        }
 
         let (accepted, mut refused) = self.judge(session, &meta).await;
         refused.extend(self.route(session, accepted).await);

@@ -6,13 +6,13 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use dtun_shared::device::{DeviceError, Tun};
+use dtun_shared::datapath::{Datapath, Key};
 use dtun_shared::link::{Netlink, Via};
+use dtun_shared::tun::{DeviceError, Tun};
 use ipnet::IpNet;
 use tokio::task::JoinHandle;
 
 use crate::hub::fight::Fight;
-use crate::hub::outward;
 use crate::hub::shared::Shared;
 use crate::pool::Addresses;
 
@@ -20,7 +20,7 @@ use crate::pool::Addresses;
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) tun: Arc<Tun>,
-    task: JoinHandle<()>,
+    key: Key,
     mtu: u32,
     /// Peernets routed to the device.
     pub(super) routed: Vec<IpNet>,
@@ -39,30 +39,27 @@ pub(super) struct Plan<'a> {
     pub(super) lease: Addresses,
     pub(super) hub: Addresses,
     pub(super) mtu: u16,
+    pub(super) offload: bool,
 }
 
 impl Port {
     /// Makes the device, or attaches to the one an earlier run left behind.
     pub(super) async fn open(
         netlink: &Netlink,
-        shared: &Arc<Shared>,
+        datapath: &Datapath<Shared>,
         plan: Plan<'_>,
     ) -> Result<Self, DeviceError> {
-        let tun = attach(netlink, plan.name).await?;
+        let tun = attach(netlink, plan.name, plan.offload).await?;
         if let Err(error) = configure(netlink, &tun, plan).await {
             netlink.delete_link(tun.index()).await?;
             return Err(error.into());
         }
         let tun = Arc::new(tun);
-        let task = tokio::spawn(outward::carry(
-            Arc::clone(shared),
-            Arc::clone(&tun),
-            plan.hint.to_owned(),
-        ));
+        let key = datapath.add_device(Arc::clone(&tun), plan.hint.to_owned())?;
 
         Ok(Self {
             tun,
-            task,
+            key,
             mtu: u32::from(plan.mtu),
             routed: Vec::new(),
             fight: Fight::default(),
@@ -107,25 +104,29 @@ impl Port {
     }
 
     /// Deletes every device at once, if no other hub has one in the group.
-    pub(super) async fn delete_all(ports: Vec<Self>, netlink: &Netlink) -> io::Result<()> {
+    pub(super) async fn delete_all(
+        ports: Vec<Self>,
+        netlink: &Netlink,
+        datapath: &Datapath<Shared>,
+    ) -> io::Result<()> {
         let ours: HashSet<_> = ports.iter().map(|port| port.tun.index()).collect();
         let group = netlink.links_in_group(GROUP).await?;
         if group.iter().all(|link| ours.contains(&link.index)) {
             for port in &ports {
-                port.task.abort();
+                datapath.remove(port.key);
             }
             return netlink.delete_group(GROUP).await;
         }
         for port in ports {
-            port.delete(netlink).await;
+            port.delete(netlink, datapath).await;
         }
 
         Ok(())
     }
 
     /// Deletes the device and with it its addresses and routes.
-    pub(super) async fn delete(self, netlink: &Netlink) {
-        self.task.abort();
+    pub(super) async fn delete(self, netlink: &Netlink, datapath: &Datapath<Shared>) {
+        datapath.remove(self.key);
         if let Err(error) = netlink.delete_link(self.tun.index()).await {
             tracing::warn!(device = self.tun.name(), %error, "device not deleted");
         }
@@ -170,7 +171,11 @@ pub(super) async fn delete_strays(
     let mut group = netlink.links_in_group(GROUP).await?;
     let all = group.len();
     group.retain(|link| {
-        !named(&link.name) && !matches!(Tun::create(&link.name, false), Err(DeviceError::Busy(_)))
+        !named(&link.name)
+            && !matches!(
+                Tun::create(&link.name, false, false),
+                Err(DeviceError::Busy(_))
+            )
     });
     tracing::debug!(devices = group.len(), "stray devices");
 
@@ -184,20 +189,20 @@ pub(super) async fn delete_strays(
     Ok(())
 }
 
-async fn attach(netlink: &Netlink, name: &str) -> Result<Tun, DeviceError> {
+async fn attach(netlink: &Netlink, name: &str, offload: bool) -> Result<Tun, DeviceError> {
     if let Some(link) = netlink.link(name).await?
         && link.group != GROUP
     {
         return Err(DeviceError::Busy(name.to_owned()));
     }
 
-    match Tun::create(name, true) {
+    match Tun::create(name, true, offload) {
         // Ours by its group, but with flags of another version of this program.
         Err(DeviceError::Mismatch(_)) => {
             if let Some(link) = netlink.link(name).await? {
                 netlink.delete_link(link.index).await?;
             }
-            Tun::create(name, true)
+            Tun::create(name, true, offload)
         }
         result => result,
     }

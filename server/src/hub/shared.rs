@@ -1,57 +1,66 @@
-//! What the hub's loop, the wire task and the devices' tasks share.
+//! What the hub's loop, the wire task and the data path share.
 
-use std::io;
 use std::net::IpAddr;
 use std::sync::{PoisonError, RwLock};
 
-use dtun_shared::udp::{Path, UdpSocket};
+use dtun_shared::association::NotSent;
+use dtun_shared::datapath::Lane;
+use dtun_shared::dtls::alert::Alert;
+use dtun_shared::dtls::header::ContentType;
+use dtun_shared::udp::Path;
 use ipnet::IpNet;
+use tokio::sync::{Notify, mpsc};
 
 use crate::hub::counters::{Counters, Dropped};
+use crate::hub::wire::Slow;
 use crate::pool::{Addresses, Pools};
 use crate::session::{Session, Sessions};
 
 /// The data path's surroundings.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) socket: UdpSocket,
     pub(super) sessions: Sessions,
     pub(super) counters: Counters,
     /// Present when spokes must not reach each other.
     pub(super) fence: Option<Fence>,
+    /// What is for the wire task.
+    pub(super) slow: mpsc::Sender<Slow>,
+    /// The hub's loop is to look at every session: it may have missed news.
+    pub(super) missed: Notify,
 }
 
 impl Shared {
-    pub(super) fn send(&self, datagram: &[u8], path: &Path) {
-        match self.socket.try_send(datagram, path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.counters.count(Dropped::SocketFull);
-            }
-            Err(_) => self.counters.count(Dropped::Unsent),
+    /// Sends a datagram that is none of a session's.
+    pub(super) fn send(&self, datagram: &[u8], path: &Path, lane: &Lane) {
+        if let Err(error) = lane.socket().try_send(datagram, path) {
+            self.count_unsent(&error);
         }
     }
 
     /// Seals one packet or message and sends it to the session's peer.
     pub(super) fn send_in(&self, session: &Session, content: &[u8]) {
-        let mut record = Vec::with_capacity(content.len() + session.suite.overhead());
-        self.send_with(session, content, &mut record);
-    }
-
-    /// As [`Self::send_in`], with a buffer of the caller's.
-    pub(super) fn send_with(&self, session: &Session, content: &[u8], record: &mut Vec<u8>) {
-        record.clear();
-        match session.seal(content, record) {
-            Ok(()) => self.send(record, &session.heard().path),
-            Err(not_sealed) => self.counters.count(not_sealed.into()),
-        }
+        self.send_record(session, ContentType::ApplicationData, content);
     }
 
     pub(super) fn send_goodbye(&self, session: &Session) {
-        match session.goodbye() {
-            Ok(record) => self.send(&record, &session.heard().path),
-            Err(not_sealed) => self.counters.count(not_sealed.into()),
+        self.send_record(session, ContentType::Alert, &Alert::CLOSE_NOTIFY.emit());
+    }
+
+    fn send_record(&self, session: &Session, content: ContentType, plain: &[u8]) {
+        match session.association().send(content, &[plain]) {
+            Ok(()) => {}
+            Err(NotSent::NotSealed(_)) => self.counters.count(Dropped::Exhausted),
+            Err(NotSent::Io(error)) => self.count_unsent(&error),
         }
+    }
+
+    fn count_unsent(&self, error: &std::io::Error) {
+        let is_full = error.kind() == std::io::ErrorKind::WouldBlock;
+        self.counters.count(if is_full {
+            Dropped::SocketFull
+        } else {
+            Dropped::Unsent
+        });
     }
 }
 

@@ -5,17 +5,20 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow, bail};
-use dtun_shared::device::DeviceError;
+use dtun_shared::datapath::Datapath;
 use dtun_shared::link::{self, Netlink, RouteKind};
 use dtun_shared::status::has_net_admin;
-use dtun_shared::udp::UdpSocket;
+use dtun_shared::tun::DeviceError;
+use dtun_shared::udp::socket::UdpSocket;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::handshake::{Handshakes, SystemEntropy};
 use crate::hub::hooks::Hooks;
@@ -31,8 +34,11 @@ use crate::{HubConfig, Pool6};
 
 /// Makes a hub that serves as soon as its loop runs.
 pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
-    let socket = listen(config.listen.unwrap_or(DEFAULT_LISTEN))?;
-    let listen = socket.local_addr().context("failed to read our address")?;
+    let workers = thread::available_parallelism().map_or(1, NonZero::get);
+    let sockets = listen(config.listen.unwrap_or(DEFAULT_LISTEN), workers)?;
+    let listen = sockets[0]
+        .local_addr()
+        .context("failed to read our address")?;
     may_make_devices()?;
     let netlink = Netlink::new().context("failed to open a netlink socket")?;
     let (store, state) = open_state(config.state.as_deref())?;
@@ -66,17 +72,28 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
             .with_context(|| format!("failed to add a blackhole route for pool {pool}"))?;
     }
 
+    let (slow, slow_events) = mpsc::channel(SLOW);
     let shared = Arc::new(Shared {
-        socket,
         sessions: Sessions::default(),
         counters: crate::hub::counters::Counters::default(),
         fence: (!config.spoke_to_spoke).then(|| Fence::new(&chosen.pools)),
+        slow,
+        missed: Notify::new(),
     });
+    let datapath =
+        Datapath::start(Arc::clone(&shared), workers).context("failed to start the data path")?;
+    for socket in sockets {
+        datapath
+            .add_socket(socket)
+            .context("failed to wait for datagrams")?;
+    }
     let handshakes = Handshakes::new(config.psk, config.suites, SystemEntropy);
     let (sender, events) = mpsc::channel(EVENTS);
-    let wire = Wire::new(Arc::clone(&shared), handshakes, sender, Instant::now());
+    let now = Instant::now();
+    let wire = Wire::new(Arc::clone(&shared), handshakes, slow_events, sender, now);
     let mut hub = Hub {
         shared,
+        datapath: Arc::new(datapath),
         netlink,
         leases,
         memory: Memory::new(store, chosen.default4, chosen.default6),
@@ -86,6 +103,7 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
         policy: Policy::new(config.allow_peernet),
         networks: None,
         mtu: config.mtu,
+        offload: config.offload,
         keepalive: config.keepalive,
         hooks: Hooks {
             up: config.up,
@@ -136,10 +154,11 @@ impl Hub {
     }
 }
 
-fn listen(addr: SocketAddr) -> anyhow::Result<UdpSocket> {
+/// A socket for each worker: the kernel spreads the spokes over them.
+fn listen(addr: SocketAddr, workers: usize) -> anyhow::Result<Vec<UdpSocket>> {
     let port = addr.port();
 
-    UdpSocket::listen(addr).map_err(|error| {
+    UdpSocket::listen_group(addr, workers).map_err(|error| {
         let kind = error.kind();
         if kind == io::ErrorKind::AddrInUse {
             anyhow!(
@@ -330,3 +349,6 @@ const DEFAULT_STATE: &str = "/var/lib/dtun";
 
 /// A burst of spokes after a restart, each with a handshake, a meta and a first record.
 const EVENTS: usize = 8192;
+
+/// Datagrams of a few thousand handshakes that come at once.
+const SLOW: usize = 8192;

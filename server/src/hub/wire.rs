@@ -1,29 +1,30 @@
-//! The wire task: what the socket brings goes to a handshake, to a session's
-//! device, or to the hub's loop.
+//! The wire task: what the data path has no answer to goes to a handshake or to
+//! the hub's loop.
 //!
 //! Nothing here waits for the loop, which may be busy with netlink: a loop that
 //! is behind costs counted events, never packets of live sessions.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use dtun_shared::datapath::{Lane, Side as _};
 use dtun_shared::dtls::RECORD_HEADER;
 use dtun_shared::dtls::alert::{Alert, Level};
 use dtun_shared::dtls::header::{ContentType, Look, look, records};
 use dtun_shared::meta::{Content, Control, SpokeMeta};
-use dtun_shared::packet::Ends;
+use dtun_shared::packet::vnet::VnetHeader;
 use dtun_shared::udp::Path;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep_until;
 
 use crate::handshake::{Handshakes, Verdict};
 use crate::hub::counters::Dropped;
 use crate::hub::reset::Resets;
 use crate::hub::shared::Shared;
-use crate::session::{Inner, Session};
+use crate::session::Session;
 
 /// What the wire task tells the hub's loop.
 #[derive(Debug)]
@@ -37,106 +38,125 @@ pub(super) enum Event {
     Closed(Arc<Session>),
 }
 
+/// What the data path has no answer to.
+#[derive(Debug)]
+pub(super) enum Slow {
+    /// A datagram that is not a session's data.
+    Datagram(Vec<u8>, Path, Arc<Lane>),
+    /// What an authenticated record carried that is no packet.
+    Record(Arc<Session>, ContentType, Vec<u8>),
+    /// The first application record of a session authenticated.
+    Confirmed(Arc<Session>),
+}
+
 /// State of the task.
 pub(super) struct Wire {
     shared: Arc<Shared>,
     handshakes: Handshakes,
     /// The way back to peers in a handshake, which the core knows by address only.
-    paths: HashMap<SocketAddr, Path>,
+    ways: HashMap<SocketAddr, Way>,
     resets: Resets,
     serial: u64,
+    slow: mpsc::Receiver<Slow>,
     events: mpsc::Sender<Event>,
+}
+
+/// The way back to a peer.
+#[derive(Clone, Debug)]
+struct Way {
+    path: Path,
+    lane: Arc<Lane>,
 }
 
 impl Wire {
     pub(super) fn new(
         shared: Arc<Shared>,
         handshakes: Handshakes,
+        slow: mpsc::Receiver<Slow>,
         events: mpsc::Sender<Event>,
         now: Instant,
     ) -> Self {
         Self {
             shared,
             handshakes,
-            paths: HashMap::new(),
+            ways: HashMap::new(),
             resets: Resets::new(now),
             serial: 0,
+            slow,
             events,
         }
     }
 
     /// Runs until the hub's loop takes no more events.
-    pub(super) async fn run(mut self) -> io::Result<()> {
-        let mut datagram = vec![0; MAX_DATAGRAM];
-        let mut failures = 0;
-
+    pub(super) async fn run(mut self) {
         loop {
             let due = self.handshakes.poll_timeout();
-            let idle = Instant::now() + IDLE;
+            let timer = async {
+                match due {
+                    Some(due) => sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                received = self.shared.socket.recv(&mut datagram) => match received {
-                    Ok((len, path)) => {
-                        failures = 0;
-                        self.handle_datagram(Instant::now(), &mut datagram[..len], path);
-                    }
-                    // An ICMP error of some peer: nothing about this socket.
-                    Err(error) if is_peers(&error) => {
-                        self.shared.counters.count(Dropped::Unsent);
-                    }
-                    Err(error) if failures == MAX_FAILURES => return Err(error),
-                    // Memory is short, or a link is going: it may pass.
-                    Err(error) => {
-                        failures += 1;
-                        if failures == 1 {
-                            tracing::warn!(%error, "failed to read the socket, trying on");
-                        }
-                        sleep(FAILURE_PAUSE).await;
-                    }
+                slow = self.slow.recv() => match slow {
+                    Some(slow) => self.handle(slow),
+                    None => break,
                 },
                 () = self.events.closed() => break,
-                () = sleep_until(due.unwrap_or(idle).min(idle).into()) => {
-                    self.handle_timeout(Instant::now());
-                }
+                () = timer => self.handle_timeout(Instant::now()),
             }
         }
         let counters = self.handshakes.counters();
         tracing::debug!(?counters, "handshakes");
+    }
 
-        Ok(())
+    fn handle(&mut self, slow: Slow) {
+        match slow {
+            Slow::Datagram(mut datagram, path, lane) => {
+                let way = Way { path, lane };
+                self.handle_datagram(Instant::now(), &mut datagram, &way);
+            }
+            Slow::Record(session, content, plain) => {
+                // A loop that is behind takes the spoke's next copy.
+                drop(self.handle_record(&session, content, &plain));
+            }
+            Slow::Confirmed(session) => self.handle_confirmed(&session),
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant) {
         self.handshakes.handle_timeout(now);
         self.transmit(None);
-        self.paths
+        self.ways
             .retain(|peer, _| self.handshakes.in_progress(*peer));
     }
 
-    fn handle_datagram(&mut self, now: Instant, datagram: &mut [u8], path: Path) {
-        let peer = path.peer;
+    fn handle_datagram(&mut self, now: Instant, datagram: &mut [u8], way: &Way) {
+        let peer = way.path.peer;
         let session = self.shared.sessions.of_peer(peer);
         if let Some(session) = &session {
-            session.handle_datagram(now);
+            session.association().handle_datagram(now);
             if look(datagram) == Look::Epoch1(ContentType::ApplicationData) {
-                self.handle_records(now, session, datagram, path);
+                self.handle_records(now, session, datagram, &way.path);
                 return;
             }
         }
 
         let verdict = self.handshakes.handle_datagram(now, peer, datagram);
-        self.transmit(Some(path));
-        self.establish(now, path);
+        self.transmit(Some(way));
+        self.establish(now, way);
         if self.handshakes.in_progress(peer) {
-            self.paths.insert(peer, path);
+            self.ways.insert(peer, way.clone());
         }
         if verdict == Verdict::NotMine {
-            self.handle_strays(now, datagram, path);
+            self.handle_strays(now, datagram, way);
         }
     }
 
     /// Records that no handshake wanted: a session's, perhaps one that the
     /// same datagram has just established.
-    fn handle_strays(&mut self, now: Instant, datagram: &mut [u8], path: Path) {
+    fn handle_strays(&mut self, now: Instant, datagram: &mut [u8], way: &Way) {
+        let Way { path, lane } = way;
         if let Some(session) = self.shared.sessions.of_peer(path.peer) {
             self.handle_records(now, &session, datagram, path);
             return;
@@ -147,14 +167,16 @@ impl Wire {
             return;
         }
         if let Some(alert) = self.resets.answer(now, datagram) {
-            self.shared.send(&alert, &path);
+            self.shared.send(&alert, path, lane);
         }
     }
 
-    fn establish(&mut self, now: Instant, path: Path) {
+    fn establish(&mut self, now: Instant, way: &Way) {
         while let Some(established) = self.handshakes.poll_event() {
             self.serial += 1;
-            let session = Arc::new(Session::new(self.serial, established, path, now));
+            let lane = Arc::clone(&way.lane);
+            let session = Session::new(self.serial, established, way.path, lane, now);
+            let session = Arc::new(session);
             let displaced = self.shared.sessions.insert(&session);
             let event = Event::Established(Arc::clone(&session), displaced);
             if self.tell(event).is_err() {
@@ -164,12 +186,13 @@ impl Wire {
         }
     }
 
+    /// Records that came before the data path knew their session.
     fn handle_records(
         &mut self,
         now: Instant,
         session: &Arc<Session>,
         datagram: &mut [u8],
-        path: Path,
+        path: &Path,
     ) {
         let mut rest = datagram;
         while let Some((header, _)) = records(rest).next() {
@@ -179,10 +202,10 @@ impl Wire {
                 self.shared.counters.count(Dropped::OutOfPlace);
                 continue;
             }
-            match session.open(record) {
+            match session.association().open(record) {
                 Ok((content, plain)) => {
-                    session.handle_record(now, path);
-                    if let Err(Behind) = self.handle_content(session, content, plain) {
+                    session.association().handle_record(now, path);
+                    if let Err(Behind) = self.handle_plain(session, content, plain) {
                         // An answer to what follows would stop the peer from
                         // saying again what was lost.
                         return;
@@ -196,25 +219,45 @@ impl Wire {
         }
     }
 
-    fn handle_content(
+    fn handle_plain(
+        &mut self,
+        session: &Arc<Session>,
+        content: ContentType,
+        plain: &[u8],
+    ) -> Result<(), Behind> {
+        if content == ContentType::ApplicationData {
+            if session.confirm() {
+                self.handle_confirmed(session);
+            }
+            if matches!(Content::of(plain), Content::Ip4 | Content::Ip6) {
+                self.shared.deliver(session, plain);
+                return Ok(());
+            }
+        }
+
+        self.handle_record(session, content, plain)
+    }
+
+    fn handle_confirmed(&mut self, session: &Arc<Session>) {
+        self.handshakes.confirmed(session.peer);
+        if self.tell(Event::Confirmed(Arc::clone(session))).is_err() {
+            self.shared.missed.notify_one();
+        }
+    }
+
+    fn handle_record(
         &mut self,
         session: &Arc<Session>,
         content: ContentType,
         plain: &[u8],
     ) -> Result<(), Behind> {
         match content {
-            ContentType::ApplicationData => {
-                if session.confirm() {
-                    self.handshakes.confirmed(session.peer);
-                    // The loop's next tick finds one that it was not told of.
-                    drop(self.tell(Event::Confirmed(Arc::clone(session))));
+            ContentType::ApplicationData => match Content::of(plain) {
+                Content::Control => return self.handle_control(session, plain),
+                Content::Ip4 | Content::Ip6 | Content::Other => {
+                    self.shared.counters.count(Dropped::NotIp);
                 }
-                match Content::of(plain) {
-                    Content::Ip4 | Content::Ip6 => self.shared.deliver(session, plain),
-                    Content::Control => return self.handle_control(session, plain),
-                    Content::Other => self.shared.counters.count(Dropped::NotIp),
-                }
-            }
+            },
             ContentType::Alert => match Alert::parse(plain) {
                 Some(alert) if alert == Alert::CLOSE_NOTIFY || alert.level == Level::Fatal => {
                     return self.tell(Event::Closed(Arc::clone(session)));
@@ -249,14 +292,15 @@ impl Wire {
     }
 
     /// Sends what the handshakes have ready; answers to the datagram at hand
-    /// go back along its path.
-    fn transmit(&mut self, came: Option<Path>) {
+    /// go back the way it came.
+    fn transmit(&mut self, came: Option<&Way>) {
         while let Some((peer, datagram)) = self.handshakes.poll_transmit() {
-            let path = came
-                .filter(|path| path.peer == peer)
-                .or_else(|| self.paths.get(&peer).copied())
-                .unwrap_or(Path { peer, local: None });
-            self.shared.send(&datagram, &path);
+            let way = came
+                .filter(|way| way.path.peer == peer)
+                .or_else(|| self.ways.get(&peer));
+            if let Some(Way { path, lane }) = way {
+                self.shared.send(&datagram, path, lane);
+            }
         }
     }
 
@@ -276,38 +320,19 @@ struct Behind;
 
 impl Shared {
     /// Passes a spoke's packet to its device, if it is the spoke's to send.
-    fn deliver(&self, session: &Session, packet: &[u8]) {
-        let Some(inner) = session.inner() else {
-            self.counters.count(Dropped::NoLease);
+    fn deliver(&self, session: &Arc<Session>, packet: &[u8]) {
+        if !self.admits_in(session, packet) {
+            return;
+        }
+        let Some(tun) = self.device(session) else {
             return;
         };
-        if session.takes_echo(packet) {
-            return;
-        }
-        if let Err(reason) = self.admits(session, inner, packet) {
-            self.counters.count(reason);
-            return;
-        }
-        if inner.tun.try_send(packet).is_err() {
+        if tun
+            .try_send(VnetHeader::PLAIN, &[IoSlice::new(packet)])
+            .is_err()
+        {
             self.counters.count(Dropped::Device);
         }
-    }
-
-    fn admits(&self, session: &Session, inner: &Inner, packet: &[u8]) -> Result<(), Dropped> {
-        let ends = Ends::of(packet).ok_or(Dropped::NotIp)?;
-        if ends.link_scope() {
-            return Err(Dropped::LinkScope);
-        }
-        if !inner.own.holds(ends.source) {
-            return Err(Dropped::ForeignSource);
-        }
-        if let Some(fence) = &self.fence
-            && fence.parts(&session.hint, ends.destination)
-        {
-            return Err(Dropped::SpokeToSpoke);
-        }
-
-        Ok(())
     }
 }
 
@@ -315,23 +340,3 @@ fn names_routes(message: &[u8]) -> bool {
     const FIELD: &[u8] = b"\"Routes\"";
     message.windows(FIELD.len()).any(|window| window == FIELD)
 }
-
-fn is_peers(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::Interrupted
-            | io::ErrorKind::InvalidData
-    )
-}
-
-/// With the pause: half a minute without one datagram read.
-const MAX_FAILURES: u32 = 300;
-const FAILURE_PAUSE: Duration = Duration::from_millis(100);
-
-const MAX_DATAGRAM: usize = 65_535;
-
-/// How long paths of past handshakes are kept at most.
-const IDLE: Duration = Duration::from_secs(10);

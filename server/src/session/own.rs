@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::{PoisonError, RwLock};
 
 use dtun_shared::packet::Ends;
+use dtun_shared::packet::too_big::FarEnd;
 use ipnet::IpNet;
 
 use crate::pool::Addresses;
@@ -31,13 +32,24 @@ impl Own {
             IpAddr::V4(ip) => ip == self.lease.ip4.addr(),
             IpAddr::V6(ip) => self.lease.ip6.is_some_and(|net| net.addr() == ip),
         };
+        if leased {
+            return true;
+        }
         let peernet = self.peernet.read().unwrap_or_else(PoisonError::into_inner);
 
-        leased || peernet.iter().any(|net| net.contains(&source))
+        peernet.iter().any(|net| net.contains(&source))
     }
 
     pub(crate) fn set_peernet(&self, peernet: Vec<IpNet>) {
         *self.peernet.write().unwrap_or_else(PoisonError::into_inner) = peernet;
+    }
+
+    /// The spoke, as those who send to it through its device know it.
+    pub(crate) fn far_end(&self) -> FarEnd {
+        FarEnd {
+            ip4: self.lease.ip4.addr(),
+            ip6: self.lease.ip6.map(|net| net.addr()),
+        }
     }
 
     /// The way of our own echo: from the hub's address to the lease's.

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::session::Heard;
+use dtun_shared::association::Heard;
 
 /// The timers of one session.
 #[derive(Debug)]
@@ -59,6 +59,21 @@ impl Upkeep {
         None
     }
 
+    /// When [`Self::poll`] may have something, as far as is known now.
+    pub(crate) fn due(&self, heard: &Heard, confirmed: bool, keepalive: Duration) -> Instant {
+        let due = if confirmed {
+            let probe = heard.record.max(self.probed) + keepalive;
+            probe.min(heard.record + SILENT_LIVES)
+        } else {
+            heard.datagram.max(self.meta_sent) + META_SILENCE
+        };
+        if self.rejected {
+            return due.min(self.born + REJECTED_LIVES);
+        }
+
+        due
+    }
+
     /// A second record before the spoke's first would hang a pion dial that
     /// still waits for our Finished, so the meta waits for silence: a spoke
     /// that is in its handshake repeats its flight sooner.
@@ -109,22 +124,16 @@ const SILENT_LIVES: Duration = Duration::from_secs(3600);
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time needs an origin")]
 mod tests {
-    use std::net::SocketAddr;
-
-    use dtun_shared::udp::Path;
-
     use super::*;
 
     const KEEPALIVE: Duration = Duration::from_secs(25);
 
     fn heard(at: Instant) -> Heard {
         Heard {
-            path: Path {
-                peer: SocketAddr::from(([192, 0, 2, 1], 4000)),
-                local: None,
-            },
             datagram: at,
             record: at,
+            sent: None,
+            owed: None,
         }
     }
 

@@ -18,7 +18,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Waiting packets, each with a `B` that travels beside it.
 #[derive(Debug)]
-pub struct Backlog<B> {
+pub(super) struct Backlog<B> {
     /// Most that may wait, in bytes as [`cost`] counts them.
     limit: usize,
     bytes: usize,
@@ -33,7 +33,7 @@ pub struct Backlog<B> {
 impl<B> Backlog<B> {
     /// An empty backlog for at most `limit` bytes.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
             bytes: 0,
@@ -45,7 +45,7 @@ impl<B> Backlog<B> {
     }
 
     /// Appends `packet` to its flow, and returns how many packets were dropped for it.
-    pub fn push(&mut self, flow: u64, beside: B, packet: &[u8]) -> usize {
+    pub(super) fn push(&mut self, flow: u64, beside: B, packet: &[u8]) -> usize {
         let cost = cost(packet);
         let queue = self.flows.entry(flow).or_insert_with(|| {
             self.fresh.push_back(flow);
@@ -59,7 +59,7 @@ impl<B> Backlog<B> {
     }
 
     /// Takes the packet whose turn it is.
-    pub fn pop(&mut self) -> Option<(B, Vec<u8>)> {
+    pub(super) fn pop(&mut self) -> Option<(B, Vec<u8>)> {
         loop {
             let fresh = !self.fresh.is_empty();
             let turn = if fresh {
@@ -90,20 +90,20 @@ impl<B> Backlog<B> {
     }
 
     /// Changes the bound, in bytes, and returns how many packets were dropped for it.
-    pub fn set_limit(&mut self, limit: usize) -> usize {
+    pub(super) fn set_limit(&mut self, limit: usize) -> usize {
         self.limit = limit;
 
         self.fit()
     }
 
     /// What waits, in bytes, the outer headers included.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
@@ -169,7 +169,7 @@ impl<B> Default for Flow<B> {
 /// protocol has them, ports (of a fragment: not, so that a datagram stays in
 /// one flow). Anything else is one flow.
 #[must_use]
-pub fn flow_hash(packet: &[u8]) -> u64 {
+pub(super) fn flow_hash(packet: &[u8]) -> u64 {
     let (addresses, protocol, transport) = match packet.first().map(|first| first >> 4) {
         Some(4) => ip4(packet),
         Some(6) => ip6(packet),

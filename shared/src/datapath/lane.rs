@@ -1,21 +1,289 @@
-//! A socket of the data path.
+//! A socket of the data path, and what waits while it is full.
+//!
+//! While the socket takes what comes, nothing is queued here. Once it says no,
+//! later packets wait unsealed in a fair queue, so that a ping overtakes a
+//! transfer; the socket's own buffer holds a few milliseconds of the rate that
+//! the uplink was seen to have.
 
-use crate::udp::UdpSocket;
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use super::backlog::{Backlog, flow_hash};
+use super::outbox::Outer;
+use super::pace::Pace;
+use crate::association::Association;
+use crate::packet::vnet::VnetHeader;
+use crate::sys::epoll::{Epoll, Interest};
+use crate::udp::Path;
+use crate::udp::send::{SendOutcome, Transmit};
+use crate::udp::socket::UdpSocket;
 
 /// A socket, and what waits while it is full.
 #[derive(Debug)]
 pub struct Lane {
     socket: UdpSocket,
+    /// The socket again: to wait for room is another matter than to wait for
+    /// datagrams, and another worker's.
+    room: OwnedFd,
+    armed: OnceLock<Armed>,
+    is_full: AtomicBool,
+    longest: AtomicUsize,
+    waiting: Mutex<Waiting>,
+}
+
+/// Where the data path waits for room.
+#[derive(Debug)]
+struct Armed {
+    epoll: Arc<Epoll>,
+    token: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// Sealed already: they go first, and as they are.
+    held: VecDeque<Held>,
+    backlog: Backlog<Queued>,
+    pace: Pace,
+}
+
+/// A sealed message.
+#[derive(Debug)]
+struct Held {
+    path: Path,
+    contents: Vec<u8>,
+    segment: usize,
+    outer: Outer,
+}
+
+/// What stands beside a packet that waits.
+#[derive(Clone)]
+pub(super) struct Queued {
+    pub(super) session: Arc<dyn Carrier>,
+    pub(super) header: VnetHeader,
+}
+
+/// A session of whichever side.
+pub(super) trait Carrier: Send + Sync {
+    fn association(&self) -> &Association;
+}
+
+impl<T: AsRef<Association> + Send + Sync> Carrier for T {
+    fn association(&self) -> &Association {
+        self.as_ref()
+    }
+}
+
+impl fmt::Debug for Queued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queued")
+            .field("header", &self.header)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Lane {
-    #[must_use]
-    pub fn new(socket: UdpSocket) -> Self {
-        Self { socket }
+    /// # Errors
+    ///
+    /// When no descriptor is left.
+    pub fn new(socket: UdpSocket) -> io::Result<Self> {
+        let room = socket.as_fd().try_clone_to_owned()?;
+        let pace = Pace::new();
+        socket.set_send_buffer(pace.limit())?;
+
+        Ok(Self {
+            socket,
+            room,
+            armed: OnceLock::new(),
+            is_full: AtomicBool::new(false),
+            longest: AtomicUsize::new(pace.message()),
+            waiting: Mutex::new(Waiting {
+                held: VecDeque::new(),
+                backlog: Backlog::new(pace.backlog()),
+                pace,
+            }),
+        })
     }
 
     /// For what is not a packet of a device.
     pub fn socket(&self) -> &UdpSocket {
         &self.socket
     }
+
+    /// Lets the data path wait for room under `token`.
+    pub(super) fn arm(&self, epoll: &Arc<Epoll>, token: u64) -> io::Result<()> {
+        let epoll = Arc::clone(epoll);
+        epoll.add(self.room.as_fd(), token, Interest::NONE.once())?;
+        // A lane belongs to one data path.
+        drop(self.armed.set(Armed { epoll, token }));
+
+        Ok(())
+    }
+
+    /// Ends the wait and forgets what waits.
+    pub(super) fn disarm(&self) {
+        if let Some(armed) = self.armed.get()
+            && let Err(error) = armed.epoll.remove(self.room.as_fd())
+        {
+            tracing::debug!(%error, "socket not taken out of the data path");
+        }
+        let mut waiting = self.waiting();
+        waiting.held.clear();
+        while waiting.backlog.pop().is_some() {}
+    }
+
+    /// Whether packets have to wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Acquire)
+    }
+
+    /// Most bytes of one message.
+    pub(super) fn longest(&self) -> usize {
+        self.longest.load(Ordering::Relaxed)
+    }
+
+    /// Bytes went out without waiting.
+    pub(super) fn sent(&self, bytes: usize, now: Instant) {
+        let mut waiting = self.waiting();
+        if waiting.pace.sent(bytes, now) {
+            self.resize(&mut waiting);
+        }
+    }
+
+    /// Queues a packet if packets have to wait; else it is the caller's to
+    /// send. Returns how many had to be dropped.
+    pub(super) fn queue(&self, queued: &Queued, packet: &[u8]) -> Result<usize, NotFull> {
+        let mut waiting = self.waiting();
+        if !self.is_full() {
+            return Err(NotFull);
+        }
+        // Two sessions may carry equal flows.
+        let owner = Arc::as_ptr(&queued.session).cast::<()>() as u64;
+        let flow = flow_hash(packet) ^ owner;
+
+        Ok(waiting.backlog.push(flow, queued.clone(), packet))
+    }
+
+    /// The uplink's queue is full. True when a message can wait for room.
+    pub(super) fn refused(&self) -> bool {
+        let mut waiting = self.waiting();
+        let can_wait = waiting.pace.refused(self.outstanding());
+        if can_wait {
+            self.resize(&mut waiting);
+        }
+
+        can_wait
+    }
+
+    /// Keeps a sealed message until there is room.
+    pub(super) fn hold(&self, path: &Path, contents: &[u8], segment: usize, outer: Outer) {
+        if contents.is_empty() {
+            return;
+        }
+        let mut waiting = self.waiting();
+        waiting.held.push_back(Held {
+            path: *path,
+            contents: contents.to_vec(),
+            segment,
+            outer,
+        });
+        if !self.is_full.swap(true, Ordering::AcqRel) {
+            self.wait(&mut waiting);
+        }
+    }
+
+    /// There is room again: sends what was held. None when that filled it up;
+    /// else how many bytes of the queue it may take now.
+    pub(super) fn resume(&self) -> Option<usize> {
+        let outstanding = self.outstanding();
+        let mut waiting = self.waiting();
+        if waiting.pace.writable(outstanding, Instant::now()) {
+            self.resize(&mut waiting);
+        }
+        while let Some(mut held) = waiting.held.pop_front() {
+            // Not under the lock: devices go on filling the queue.
+            drop(waiting);
+            let is_blocked = self.send_held(&mut held);
+            waiting = self.waiting();
+            if is_blocked {
+                waiting.held.push_front(held);
+                self.wait(&mut waiting);
+                return None;
+            }
+        }
+
+        Some(waiting.pace.room(outstanding))
+    }
+
+    /// The next packet of the queue.
+    pub(super) fn next(&self) -> Option<(Queued, Vec<u8>)> {
+        self.waiting().backlog.pop()
+    }
+
+    /// Nothing waits any more, or the socket must have room for what does.
+    pub(super) fn settle(&self) {
+        let mut waiting = self.waiting();
+        if waiting.backlog.is_empty() && waiting.held.is_empty() {
+            self.is_full.store(false, Ordering::Release);
+        } else {
+            self.wait(&mut waiting);
+        }
+    }
+
+    /// False when there is nothing left of it to send.
+    fn send_held(&self, held: &mut Held) -> bool {
+        let message = Transmit {
+            path: &held.path,
+            contents: &held.contents,
+            segment: held.segment,
+            ecn: held.outer.ecn,
+            df: held.outer.df,
+        };
+
+        match self.socket.try_send_batch(&[message]) {
+            SendOutcome::Blocked { part, .. } => {
+                held.contents.drain(..part);
+                true
+            }
+            // What fails now is lost like any datagram on its way.
+            SendOutcome::Sent | SendOutcome::Failed { .. } => false,
+        }
+    }
+
+    fn wait(&self, waiting: &mut Waiting) {
+        waiting.pace.blocked(self.outstanding(), Instant::now());
+        let Some(armed) = self.armed.get() else {
+            return;
+        };
+        let interest = Interest::WRITE.once();
+        if let Err(error) = armed.epoll.rearm(self.room.as_fd(), armed.token, interest) {
+            tracing::debug!(%error, "socket not waited for");
+        }
+    }
+
+    fn resize(&self, waiting: &mut Waiting) {
+        let pace = &waiting.pace;
+        if let Err(error) = self.socket.set_send_buffer(pace.limit()) {
+            tracing::debug!(%error, "send buffer not set");
+        }
+        self.longest.store(pace.message(), Ordering::Relaxed);
+        let limit = pace.backlog();
+        waiting.backlog.set_limit(limit);
+    }
+
+    fn outstanding(&self) -> usize {
+        self.socket.outstanding().unwrap_or(0)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
+
+/// The socket takes packets at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NotFull;

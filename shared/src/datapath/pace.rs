@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 /// The limit of one socket. Bytes are as the kernel counts them unless they
 /// are called payload.
 #[derive(Debug)]
-pub struct Pace {
+pub(super) struct Pace {
     limit: usize,
     /// Bytes a second; none until a send had to wait.
     rate: Option<u64>,
@@ -44,7 +44,7 @@ pub struct Pace {
 impl Pace {
     /// A link of unknown rate.
     #[must_use]
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             limit: INITIAL_LIMIT,
             rate: None,
@@ -58,14 +58,14 @@ impl Pace {
 
     /// What `SO_SNDBUF` shall be as the kernel shows it, which is twice what it is asked for.
     #[must_use]
-    pub fn limit(&self) -> usize {
+    pub(super) fn limit(&self) -> usize {
         self.limit
     }
 
     /// Most payload of one send, in bytes: the kernel takes a whole message
     /// while it is below the limit, and devices let go of it as a whole.
     #[must_use]
-    pub fn message(&self) -> usize {
+    pub(super) fn message(&self) -> usize {
         match self.rate {
             Some(_) => (self.limit / 4).min(MOST_MESSAGE),
             None => MOST_MESSAGE,
@@ -74,7 +74,7 @@ impl Pace {
 
     /// Most that may wait for this socket, in bytes.
     #[must_use]
-    pub fn backlog(&self) -> usize {
+    pub(super) fn backlog(&self) -> usize {
         match self.rate {
             Some(rate) => in_time(rate, BACKLOG).clamp(LEAST_BACKLOG, MOST_BACKLOG),
             None => INITIAL_BACKLOG,
@@ -84,12 +84,12 @@ impl Pace {
     /// Payload that fits below the limit beside what is outstanding, in bytes;
     /// not zero unless the socket is full.
     #[must_use]
-    pub fn room(&self, outstanding: usize) -> usize {
+    pub(super) fn room(&self, outstanding: usize) -> usize {
         (self.limit.saturating_sub(outstanding) * 2).div_ceil(3)
     }
 
     /// `payload` bytes went without waiting. True if the limit has changed.
-    pub fn sent(&mut self, payload: usize, now: Instant) -> bool {
+    pub(super) fn sent(&mut self, payload: usize, now: Instant) -> bool {
         let since = *self.free_since.get_or_insert(now);
         self.free.bytes += payload;
         self.free.time = now.saturating_duration_since(since);
@@ -110,14 +110,14 @@ impl Pace {
     }
 
     /// A send has to wait with this much outstanding.
-    pub fn blocked(&mut self, outstanding: usize, now: Instant) {
+    pub(super) fn blocked(&mut self, outstanding: usize, now: Instant) {
         self.waiting = Some((now, outstanding));
         self.free = Sample::default();
         self.free_since = None;
     }
 
     /// The socket is writable again with this much outstanding. True if the limit has changed.
-    pub fn writable(&mut self, outstanding: usize, now: Instant) -> bool {
+    pub(super) fn writable(&mut self, outstanding: usize, now: Instant) -> bool {
         let Some((since, before)) = self.waiting.take() else {
             return false;
         };
@@ -150,7 +150,7 @@ impl Pace {
     /// True: the limit has changed, and the socket becomes writable when
     /// enough has drained, so the message can wait. False: others have filled
     /// the qdisc, nothing tells when to try again, and the message is lost.
-    pub fn refused(&mut self, outstanding: usize) -> bool {
+    pub(super) fn refused(&mut self, outstanding: usize) -> bool {
         if outstanding <= LEAST_LIMIT / 2 {
             return false;
         }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::Lane;
 use crate::association::Association;
-use crate::device::Tun;
 use crate::dtls::header::ContentType;
+use crate::packet::too_big::FarEnd;
 use crate::record::Refused;
+use crate::tun::Tun;
 use crate::udp::Path;
 
 /// The owner of sessions and devices. Workers call it, several at a time: it
@@ -50,7 +51,10 @@ pub trait Side: Send + Sync + 'static {
 
     /// The socket refused a message to the session, or said an error that may
     /// be of an earlier one.
-    fn socket_error(&self, session: Option<&Arc<Self::Session>>, error: &io::Error);
+    fn socket_error(&self, association: Option<&Association>, error: &io::Error);
+
+    /// Who tells senders in the tunnel that a packet is too big.
+    fn far_end(&self, session: &Self::Session) -> Option<FarEnd>;
 
     fn count(&self, dropped: Dropped, packets: usize);
 }

@@ -1,0 +1,186 @@
+//! Which workers wait for packets: one while there is little to do, more while
+//! those that wait are busy.
+//!
+//! One worker that serves device and socket in turn finds the answer to what
+//! it has just delivered without a wake-up; two halve the work of a busy
+//! tunnel, whose two directions are two sources.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// The workers of one data path.
+#[derive(Debug)]
+pub(super) struct Crew {
+    /// Workers that wait for packets or handle them.
+    active: AtomicUsize,
+    parked: Mutex<Vec<Parked>>,
+    has_parked: AtomicBool,
+    dismissed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Parked {
+    worker: usize,
+    thread: Thread,
+}
+
+impl Crew {
+    /// A crew whose `workers` are all at work; they park one by one.
+    pub(super) fn new(workers: usize) -> Self {
+        Self {
+            active: AtomicUsize::new(workers),
+            parked: Mutex::default(),
+            has_parked: AtomicBool::new(false),
+            dismissed: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the caller is the only one at work.
+    pub(super) fn is_last(&self) -> bool {
+        self.active.load(Ordering::Acquire) == 1
+    }
+
+    /// Sends one parked worker to work, if there is one.
+    pub(super) fn call(&self) {
+        if !self.has_parked.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut parked = self.parked();
+        if let Some(next) = parked.pop() {
+            self.has_parked.store(!parked.is_empty(), Ordering::Relaxed);
+            self.active.fetch_add(1, Ordering::AcqRel);
+            next.thread.unpark();
+        }
+    }
+
+    /// Waits until somebody calls; at once when the caller is the last at work
+    /// or all are dismissed.
+    pub(super) fn park(&self, worker: usize) {
+        let mut parked = self.parked();
+        let leaves = |active: usize| (active > 1).then(|| active - 1);
+        let left = self
+            .active
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, leaves);
+        if left.is_err() || self.is_dismissed() {
+            return;
+        }
+        parked.push(Parked {
+            worker,
+            thread: thread::current(),
+        });
+        self.has_parked.store(true, Ordering::Relaxed);
+        drop(parked);
+
+        while !self.is_dismissed() && self.is_parked(worker) {
+            thread::park();
+        }
+    }
+
+    /// Ends every worker's wait, for good.
+    pub(super) fn dismiss(&self) {
+        let parked = self.parked();
+        self.dismissed.store(true, Ordering::Release);
+        for waiting in parked.iter() {
+            waiting.thread.unpark();
+        }
+    }
+
+    pub(super) fn is_dismissed(&self) -> bool {
+        self.dismissed.load(Ordering::Acquire)
+    }
+
+    fn is_parked(&self, worker: usize) -> bool {
+        self.parked().iter().any(|parked| parked.worker == worker)
+    }
+
+    fn parked(&self) -> MutexGuard<'_, Vec<Parked>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When one worker finds that it needs another.
+#[derive(Debug, Default)]
+pub(super) struct Strain {
+    /// Since when there was work without a pause.
+    since: Option<Instant>,
+}
+
+impl Strain {
+    /// There was nothing to do.
+    pub(super) fn relax(&mut self) {
+        self.since = None;
+    }
+
+    /// There is work again at once. True when it goes on for long enough to
+    /// pay for a wake-up, and then every so often.
+    pub(super) fn strain(&mut self, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let is_strained = now.saturating_duration_since(since) >= CALL_AFTER;
+        if is_strained {
+            self.since = Some(now);
+        }
+
+        is_strained
+    }
+}
+
+/// Four wake-ups long: what a call may cost, and the moment before it helps.
+const CALL_AFTER: Duration = Duration::from_micros(100);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn the_last_worker_never_parks() {
+        let crew = Crew::new(1);
+
+        crew.park(0);
+
+        assert!(crew.is_last());
+    }
+
+    #[test]
+    fn a_parked_worker_comes_when_it_is_called_and_leaves_when_all_are_dismissed() {
+        let crew = Arc::new(Crew::new(2));
+        let (tell, told) = mpsc::channel();
+        let worker = thread::spawn({
+            let crew = Arc::clone(&crew);
+            move || {
+                while !crew.is_dismissed() {
+                    crew.park(1);
+                    tell.send(()).unwrap();
+                }
+            }
+        });
+
+        for _ in 0..3 {
+            while !crew.is_last() {
+                thread::yield_now();
+            }
+            crew.call();
+            told.recv_timeout(Duration::from_secs(10)).unwrap();
+        }
+        crew.dismiss();
+        worker.join().unwrap();
+    }
+
+    #[test]
+    fn work_without_a_pause_calls_for_help_every_so_often() {
+        let now = Instant::now();
+        let mut strain = Strain::default();
+
+        assert!(!strain.strain(now));
+        assert!(!strain.strain(now + CALL_AFTER / 2));
+        assert!(strain.strain(now + CALL_AFTER));
+        assert!(!strain.strain(now + CALL_AFTER));
+        assert!(strain.strain(now + CALL_AFTER * 2));
+        strain.relax();
+        assert!(!strain.strain(now + CALL_AFTER * 3));
+    }
+}

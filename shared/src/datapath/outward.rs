@@ -1,0 +1,359 @@
+//! From a device to the peer: packets are cut, sealed where they will be sent
+//! from, and gathered into messages.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::lane::{Lane, NotFull, Queued};
+use super::outbox::{MAX_MESSAGES, Outbox, Outer};
+use super::side::{Dropped, Side};
+use crate::association::Association;
+use crate::dtls::header::ContentType;
+use crate::packet::ecn::{self, Ecn};
+use crate::packet::mss;
+use crate::packet::segment::{NotCut, Segments};
+use crate::packet::too_big::{self, Fit};
+use crate::packet::vnet::{Gso, VnetHeader};
+use crate::record::Sealer;
+use crate::tun::Tun;
+use crate::udp::Path;
+use crate::udp::send::{SendOutcome, Transmit};
+
+/// A worker's buffers for this direction.
+#[derive(Debug)]
+pub(super) struct Outward {
+    packet: Box<[u8]>,
+    outbox: Outbox,
+    piece: Vec<u8>,
+    /// What a lane's queue gave goes out now, past what waits there.
+    is_resuming: bool,
+    /// The socket said no: what follows has to wait.
+    is_blocked: bool,
+}
+
+/// Where a packet of a device goes.
+struct Route<'a, S: Side> {
+    side: &'a S,
+    tun: &'a Tun,
+    session: &'a Arc<S::Session>,
+}
+
+impl Outward {
+    pub(super) fn new() -> Self {
+        Self {
+            packet: vec![0; MAX_PACKET].into_boxed_slice(),
+            outbox: Outbox::new(),
+            piece: Vec::new(),
+            is_resuming: false,
+            is_blocked: false,
+        }
+    }
+
+    /// Forgets what a panic left behind.
+    pub(super) fn reset(&mut self) {
+        self.packet = vec![0; MAX_PACKET].into_boxed_slice();
+        self.outbox.clear();
+    }
+
+    /// Sends what waits in the device, up to a fair share. False when the
+    /// device is gone.
+    pub(super) fn device<S: Side>(
+        &mut self,
+        side: &S,
+        tun: &Tun,
+        port: &S::Port,
+        now: Instant,
+    ) -> bool {
+        (self.is_resuming, self.is_blocked) = (false, false);
+        let session = side.session_for(port);
+        let mut is_there = true;
+        let mut count = 0;
+        while count < SHARE {
+            let (header, len) = match tun.try_recv(&mut self.packet) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    tracing::debug!(device = tun.name(), %error, "device unreadable");
+                    is_there = false;
+                    break;
+                }
+            };
+            count += 1;
+            match &session {
+                Some(session) => self.packet(&Route { side, tun, session }, header, len),
+                None => side.homeless(port, &self.packet[..len]),
+            }
+        }
+
+        if let Some(session) = &session
+            && count > 0
+        {
+            let association = session.as_ref().as_ref();
+            self.send(side, association);
+            if association.handle_sent(now) {
+                side.unwatched(session);
+            }
+        }
+
+        is_there
+    }
+
+    /// Sends what waits in the queue of a lane that has room again.
+    pub(super) fn lane<S: Side>(&mut self, side: &S, lane: &Lane) {
+        let Some(mut room) = lane.resume() else {
+            return;
+        };
+        (self.is_resuming, self.is_blocked) = (true, false);
+        let mut last: Option<Queued> = None;
+        while room > 0 && !self.is_blocked {
+            let Some((queued, mut packet)) = lane.next() else {
+                break;
+            };
+            room = room.saturating_sub(packet.len());
+            if let Some(last) = &last
+                && !Arc::ptr_eq(&last.session, &queued.session)
+            {
+                self.send(side, last.session.association());
+            }
+            let association = queued.session.association();
+            if let Err(why) = self.gather(side, association, queued.header, &mut packet) {
+                side.count(dropped(why), 1);
+            }
+            last = Some(queued);
+        }
+        if let Some(last) = &last {
+            self.send(side, last.session.association());
+        }
+        lane.settle();
+    }
+
+    /// One packet of the device, `self.packet[..len]`.
+    fn packet<S: Side>(&mut self, route: &Route<'_, S>, header: VnetHeader, len: usize) {
+        let Route { side, session, .. } = *route;
+        let association: &Association = session.as_ref().as_ref();
+        let mut buffer = std::mem::take(&mut self.packet);
+        let packet = &mut buffer[..len];
+        if side.admits_out(session, packet) {
+            if header.gso == Gso::None {
+                mss::clamp(packet, association.limit(), header.needs_csum);
+            }
+            let must_wait = association.lane().is_full();
+            if !must_wait || self.queue(side, session, header, packet).is_err() {
+                match self.gather(side, association, header, packet) {
+                    Ok(()) => {}
+                    Err(NotCut::TooBig) => {
+                        answer(route, packet, association.limit());
+                    }
+                    Err(why @ NotCut::Malformed) => side.count(dropped(why), 1),
+                }
+            }
+        }
+        self.packet = buffer;
+    }
+
+    /// Cuts, seals and gathers a packet; sends whenever a message is full.
+    fn gather<S: Side>(
+        &mut self,
+        side: &S,
+        association: &Association,
+        header: VnetHeader,
+        packet: &mut [u8],
+    ) -> Result<(), NotCut> {
+        let (limit, outer) = way(header, packet, association.limit())?;
+        let mut segments = Segments::new(header, packet, limit)?;
+        let sealer = association.sealer();
+        let longest = association.lane().longest();
+
+        while let Some(len) = segments.next_len() {
+            let whole = len + sealer.overhead();
+            if self.outbox.records() == association.batch()
+                || !self.outbox.has_room(whole, outer, longest)
+            {
+                self.send(side, association);
+            }
+            let Some(record) = self.outbox.room(whole, outer, longest) else {
+                return Err(NotCut::TooBig);
+            };
+            segments.write_next(&mut record[Sealer::PLAIN_AT..][..len]);
+            if sealer
+                .seal_in_place(ContentType::ApplicationData, record)
+                .is_err()
+            {
+                self.outbox.take_back(whole);
+                side.count(Dropped::Exhausted, 1);
+            }
+        }
+
+        Ok(())
+    }
+
+    /// Sends what was gathered, or lets it wait behind what waits already.
+    fn send<S: Side>(&mut self, side: &S, association: &Association) {
+        let lane = association.lane();
+        if self.is_blocked || (!self.is_resuming && lane.is_full()) {
+            self.hold(association, 0, 0);
+            self.outbox.clear();
+            return;
+        }
+        let path = association.path();
+        let messages = self.outbox.messages();
+        let transmits: [Transmit<'_>; MAX_MESSAGES] =
+            std::array::from_fn(|at| self.transmit(&path, at));
+
+        let mut blocked = false;
+        let mut at = 0;
+        while at < messages.len() {
+            match lane.socket().try_send_batch(&transmits[at..messages.len()]) {
+                SendOutcome::Sent => break,
+                SendOutcome::Blocked { sent, part } => {
+                    self.hold(association, at + sent, part);
+                    blocked = true;
+                    break;
+                }
+                SendOutcome::Failed {
+                    at: failed, error, ..
+                } => {
+                    at += failed;
+                    if error.raw_os_error() == Some(libc::ENOBUFS) && lane.refused() {
+                        self.hold(association, at, 0);
+                        blocked = true;
+                        break;
+                    }
+                    side.count(Dropped::Unsent, messages[at].count);
+                    side.socket_error(Some(association), &error);
+                    at += 1;
+                }
+            }
+        }
+        self.is_blocked = blocked;
+        lane.sent(self.outbox.bytes(), Instant::now());
+        self.outbox.clear();
+    }
+
+    /// A message as the socket takes it; an empty one past the last.
+    fn transmit<'a>(&'a self, path: &'a Path, at: usize) -> Transmit<'a> {
+        let Some(message) = self.outbox.messages().get(at) else {
+            return Transmit {
+                path,
+                contents: &[],
+                segment: 1,
+                ecn: Ecn::NotEct,
+                df: false,
+            };
+        };
+
+        Transmit {
+            path,
+            contents: self.outbox.contents(message),
+            segment: message.segment,
+            ecn: message.outer.ecn,
+            df: message.outer.df,
+        }
+    }
+
+    /// Lets the messages from the given one on wait in the lane, without the
+    /// first bytes of it that went.
+    fn hold(&self, association: &Association, from: usize, part: usize) {
+        let path = association.path();
+        let mut skip = part;
+        for message in &self.outbox.messages()[from..] {
+            let contents = &self.outbox.contents(message)[skip..];
+            association
+                .lane()
+                .hold(&path, contents, message.segment, message.outer);
+            skip = 0;
+        }
+    }
+
+    /// Lets a packet wait; a super-packet that would hold up others for long
+    /// is cut first.
+    fn queue<S: Side>(
+        &mut self,
+        side: &S,
+        session: &Arc<S::Session>,
+        header: VnetHeader,
+        packet: &mut [u8],
+    ) -> Result<(), NotFull> {
+        let association: &Association = session.as_ref().as_ref();
+        let lane = association.lane();
+        let mut queued = Queued {
+            session: Arc::clone(session) as _,
+            header,
+        };
+        if header.gso == Gso::None || packet.len() <= lane.longest() {
+            let overflow = lane.queue(&queued, packet)?;
+            side.count(Dropped::SocketFull, overflow);
+            return Ok(());
+        }
+
+        let cut = way(header, packet, association.limit())
+            .and_then(|(limit, _)| Segments::new(header, packet, limit));
+        let mut segments = match cut {
+            Ok(segments) => segments,
+            Err(why) => {
+                side.count(dropped(why), 1);
+                return Ok(());
+            }
+        };
+        queued.header = VnetHeader::PLAIN;
+        while let Some(len) = segments.next_len() {
+            self.piece.resize(len, 0);
+            segments.write_next(&mut self.piece);
+            // The worker that empties the queue may just have done so.
+            match lane.queue(&queued, &self.piece) {
+                Ok(overflow) => side.count(Dropped::SocketFull, overflow),
+                Err(NotFull) => {
+                    let mut piece = std::mem::take(&mut self.piece);
+                    if let Err(why) = self.gather(side, association, VnetHeader::PLAIN, &mut piece)
+                    {
+                        side.count(dropped(why), 1);
+                    }
+                    self.piece = piece;
+                }
+            }
+        }
+
+        Ok(())
+    }
+}
+
+/// The largest packet to cut into, and what the outer header says.
+fn way(header: VnetHeader, packet: &[u8], limit: usize) -> Result<(usize, Outer), NotCut> {
+    let (limit, df) = match too_big::fit(packet, limit) {
+        Fit::Pieces => (usize::MAX, false),
+        // A run is cut to fit.
+        Fit::TooBig if header.gso == Gso::None => return Err(NotCut::TooBig),
+        Fit::Whole | Fit::TooBig => (limit, true),
+    };
+    let ecn = ecn::outer(ecn::of(packet));
+
+    Ok((limit, Outer { ecn, df }))
+}
+
+/// Tells the sender of a packet what the path carries.
+fn answer<S: Side>(route: &Route<'_, S>, packet: &[u8], limit: usize) {
+    let Route { side, tun, session } = *route;
+    side.count(Dropped::TooBig, 1);
+    let answer = side
+        .far_end(session)
+        .and_then(|far_end| too_big::answer(packet, limit, &far_end));
+    if let Some(answer) = answer
+        && let Err(error) = tun.try_send(VnetHeader::PLAIN, &[IoSlice::new(&answer)])
+    {
+        tracing::debug!(%error, "sender not told that its packet is too big");
+    }
+}
+
+fn dropped(why: NotCut) -> Dropped {
+    match why {
+        NotCut::Malformed => Dropped::NotCut,
+        NotCut::TooBig => Dropped::TooBig,
+    }
+}
+
+/// The longest packet that a TUN gives: 64 KiB with its headers.
+const MAX_PACKET: usize = 65_536 + 256;
+
+/// Packets read from one device before another source has its turn.
+const SHARE: usize = 64;
