@@ -7,6 +7,8 @@ pub mod checksum;
 pub mod coalesce;
 pub mod ecn;
 pub mod mss;
+#[cfg(test)]
+pub(crate) mod reference;
 pub mod segment;
 pub mod too_big;
 mod upper;

@@ -107,3 +107,84 @@ fn add(a: u64, b: u64) -> u64 {
 
 /// Bytes taken at once.
 const BLOCK: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::reference::naive_sum;
+    use super::*;
+
+    #[test]
+    fn the_example_of_rfc_1071() {
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+
+        assert_eq!(fold(sum(0, &bytes)).to_ne_bytes(), [0xdd, 0xf2]);
+    }
+
+    #[test]
+    fn no_carry_is_lost() {
+        for len in [31, 32, 33, 64, 65_535, 65_536] {
+            let bytes = vec![0xff; len];
+            let odd = if len % 2 == 1 { 0xff00 } else { 0xffff };
+            assert_eq!(fold(sum(0, &bytes)), u16::from_be(odd));
+            assert_eq!(fold(sum(u64::MAX, &bytes)), u16::from_be(odd));
+        }
+        assert_eq!(fold(u64::MAX), 0xffff);
+        assert_eq!(fold(0), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_sum_of_pairs(
+            bytes in prop::collection::vec(prop_oneof![any::<u8>(), Just(0xff), Just(0)], 0..2000),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let expected = (naive_sum(0, &bytes) as u16).to_be_bytes();
+            prop_assert_eq!(fold(sum(0, &bytes)).to_ne_bytes(), expected);
+
+            let even = cut.index(bytes.len() + 1) / 2 * 2;
+            let (front, back) = bytes.split_at(even);
+            prop_assert_eq!(fold(sum(sum(0, front), back)).to_ne_bytes(), expected);
+        }
+
+        #[test]
+        fn pseudo_headers_agree(
+            addresses in any::<[u8; 32]>(),
+            protocol in any::<u8>(),
+            len in any::<u16>(),
+        ) {
+            let extra = u32::from(protocol) + u32::from(len);
+            let four = addresses.first_chunk().unwrap();
+            prop_assert_eq!(
+                fold(pseudo4(four, protocol, len)).to_ne_bytes(),
+                (naive_sum(extra, four) as u16).to_be_bytes()
+            );
+            prop_assert_eq!(
+                fold(pseudo6(&addresses, protocol, len)).to_ne_bytes(),
+                (naive_sum(extra, &addresses) as u16).to_be_bytes()
+            );
+        }
+
+        #[test]
+        fn an_update_is_what_a_whole_sum_gives(
+            mut bytes in prop::collection::vec(any::<u8>(), 2..60),
+            at in any::<prop::sample::Index>(),
+            new in any::<[u8; 2]>(),
+        ) {
+            // A header is never all zeros, where the two forms of zero differ.
+            bytes.extend([0x45, 0]);
+            if bytes.len() % 2 == 1 {
+                bytes.push(1);
+            }
+            let at = at.index(bytes.len() / 2 - 1) * 2;
+            let mut field = finish(sum(0, &bytes));
+            let old = [bytes[at], bytes[at + 1]];
+            update(&mut field, old, new);
+            bytes[at..at + 2].copy_from_slice(&new);
+
+            prop_assert!(is_right(sum(u64::from(u16::from_ne_bytes(field)), &bytes)));
+            prop_assert_eq!(field, finish(sum(0, &bytes)));
+        }
+    }
+}

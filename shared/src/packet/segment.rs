@@ -354,3 +354,225 @@ pub(super) const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
 /// Hop-by-hop options, routing header, destination options.
 const REPEATED: [u8; 3] = [0, 43, 60];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::reference::{Model, model, naive_sum};
+    use super::*;
+
+    fn cut(header: VnetHeader, packet: &mut [u8], limit: usize) -> Result<Vec<Vec<u8>>, NotCut> {
+        let mut segments = Segments::new(header, packet, limit)?;
+        let mut packets = Vec::new();
+        while let Some(len) = segments.next_len() {
+            let mut out = vec![0xaa; len];
+            segments.write_next(&mut out);
+            packets.push(out);
+        }
+        Ok(packets)
+    }
+
+    fn payload() -> impl Strategy<Value = Vec<u8>> {
+        (0usize..4000, any::<u8>()).prop_map(|(len, start)| {
+            (0..len)
+                .map(|at| (at as u8).wrapping_mul(31) ^ start)
+                .collect()
+        })
+    }
+
+    /// A datagram whose checksum comes out as zero.
+    fn sums_to_zero(ip4: bool) -> Model {
+        let mut model = Model::new(ip4, false, vec![0; 64]);
+        let packet = model.emit();
+        let field = model.head() - 2;
+        let check = [packet[field], packet[field + 1]];
+        model.payload[..2].copy_from_slice(&check);
+        model
+    }
+
+    proptest! {
+        #[test]
+        fn a_run_is_cut_into_the_packets_that_it_was_made_of(
+            model in model(payload()),
+            size in 1u16..1500,
+        ) {
+            let (header, mut packet) = model.run(size);
+
+            prop_assert_eq!(
+                cut(header, &mut packet, usize::MAX).unwrap(),
+                model.pieces(size.into())
+            );
+        }
+
+        #[test]
+        fn a_tcp_run_is_cut_to_the_limit_and_udp_is_too_big(
+            model in model(payload()),
+            size in 1u16..1500,
+            room in 1usize..1500,
+        ) {
+            let (header, mut packet) = model.run(size);
+            let limit = model.head() + room;
+            let fits = room >= usize::from(size).min(model.payload.len());
+            let whole = packet.clone();
+            let cut = cut(header, &mut packet, limit);
+
+            if model.tcp || fits {
+                let size = room.min(size.into());
+                prop_assert_eq!(cut.unwrap(), model.pieces(size));
+            } else {
+                prop_assert_eq!(cut, Err(NotCut::TooBig));
+                prop_assert_eq!(packet, whole);
+            }
+        }
+
+        #[test]
+        fn a_checksum_is_completed_wherever_it_stands(
+            mut packet in prop::collection::vec(any::<u8>(), 1..200),
+            csum_start in 0u16..220,
+            csum_offset in 0u16..220,
+        ) {
+            let header = VnetHeader { needs_csum: true, csum_start, csum_offset, ..VnetHeader::PLAIN };
+            let start = usize::from(csum_start);
+            let field = start + usize::from(csum_offset);
+            let mut expected = packet.clone();
+            let inside = field + 2 <= packet.len();
+            if inside {
+                let check = match !(naive_sum(0, &packet[start..]) as u16) {
+                    0 => 0xffff,
+                    check => check,
+                };
+                expected[field..field + 2].copy_from_slice(&check.to_be_bytes());
+            }
+
+            let cut = cut(header, &mut packet, 200);
+            prop_assert_eq!(cut, if inside { Ok(vec![expected]) } else { Err(NotCut::Malformed) });
+        }
+
+        #[test]
+        fn no_header_over_no_packet_panics(
+            header in any::<[u8; 10]>(),
+            kind in prop::sample::select(vec![0u8, 1, 4, 5, 0x81]),
+            small in any::<bool>(),
+            mut packet in prop::collection::vec(any::<u8>(), 0..200),
+            limit in 0usize..300,
+        ) {
+            let mut header = header;
+            header[1] = kind;
+            let mut header = VnetHeader::parse(&header).unwrap();
+            if small {
+                header.csum_start %= 64;
+                header.csum_offset %= 20;
+                header.needs_csum = true;
+            }
+            if let Ok(packets) = cut(header, &mut packet, limit) {
+                prop_assert!(packets.iter().all(|packet| packet.len() <= limit));
+            }
+        }
+
+        #[test]
+        fn a_damaged_run_is_refused_or_keeps_to_the_limit(
+            model in model(payload()),
+            size in 0u16..1500,
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            field in 0usize..10,
+            limit in 0usize..1600,
+        ) {
+            let (header, mut packet) = model.run(size);
+            let mut header = header.emit();
+            header[field] = byte;
+            let at = at.index(model.head());
+            packet[at] = byte;
+            let len = packet.len();
+            if let Some(header) = VnetHeader::parse(&header)
+                && let Ok(packets) = cut(header, &mut packet, limit)
+            {
+                prop_assert!(packets.iter().all(|packet| packet.len() <= limit));
+                prop_assert!(packets.iter().map(Vec::len).sum::<usize>() >= len);
+            }
+        }
+    }
+
+    #[test]
+    fn a_zero_checksum_of_udp_is_written_as_its_other_form() {
+        for ip4 in [true, false] {
+            let model = sums_to_zero(ip4);
+            let field = model.head() - 2;
+
+            let (header, mut packet) = model.run(64);
+            let run = cut(header, &mut packet, 1500).unwrap();
+            assert_eq!(run[0][field..field + 2], [0xff, 0xff]);
+
+            let (header, mut packet) = model.run(64);
+            let plain = VnetHeader {
+                gso: Gso::None,
+                ..header
+            };
+            let single = cut(plain, &mut packet, 1500).unwrap();
+            assert_eq!(single, run);
+        }
+    }
+
+    #[test]
+    fn the_longest_run_of_ipv6_is_cut() {
+        let mut model = Model::new(false, true, vec![7; 65_535 - 32]);
+        model.options = vec![1; 12];
+        for size in [1400, 65_535] {
+            let (header, mut packet) = model.run(size);
+            assert_eq!(
+                cut(header, &mut packet, usize::MAX).unwrap(),
+                model.pieces(size.into())
+            );
+        }
+    }
+
+    #[test]
+    fn headers_that_lie_are_refused() {
+        let lies: [fn(&mut VnetHeader, &mut Vec<u8>); 10] = [
+            |header, _| header.gso_size = 0,
+            |header, _| header.needs_csum = false,
+            |header, _| header.csum_start += 4,
+            |header, _| header.csum_start = u16::MAX,
+            |header, _| header.csum_offset = 6,
+            |header, _| header.gso = Gso::Tcp4,
+            |header, _| header.gso = Gso::Udp,
+            |_, packet| packet.push(0),
+            |_, packet| packet.truncate(70),
+            |_, packet| packet[52] = 0x40,
+        ];
+        for lie in lies {
+            let (mut header, mut packet) = Model::new(false, true, vec![1; 3000]).run(1000);
+            lie(&mut header, &mut packet);
+            assert_eq!(cut(header, &mut packet, 1500), Err(NotCut::Malformed));
+        }
+    }
+
+    #[test]
+    fn a_wrong_length_of_headers_is_only_a_hint() {
+        let model = Model::new(true, true, vec![1; 3000]);
+        let (mut header, mut packet) = model.run(1000);
+        header.hdr_len = 3;
+        assert_eq!(cut(header, &mut packet, 1500).unwrap(), model.pieces(1000));
+    }
+
+    #[test]
+    fn a_fragment_is_not_cut() {
+        let mut model = Model::new(true, false, vec![1; 3000]);
+        model.fragment = 0x2000;
+        let (header, mut packet) = model.run(1000);
+        assert_eq!(cut(header, &mut packet, 1500), Err(NotCut::Malformed));
+    }
+
+    #[test]
+    fn a_packet_that_is_no_run_passes_whole_or_not_at_all() {
+        let packet = Model::new(true, true, vec![1; 1000]).emit();
+        let mut copy = packet.clone();
+        assert_eq!(cut(VnetHeader::PLAIN, &mut copy, 1040).unwrap(), [packet]);
+        assert_eq!(cut(VnetHeader::PLAIN, &mut copy, 1039), Err(NotCut::TooBig));
+        assert_eq!(
+            cut(VnetHeader::PLAIN, &mut [], 1039),
+            Err(NotCut::Malformed)
+        );
+    }
+}

@@ -182,7 +182,7 @@ impl Found {
     pub(super) fn is_like(&self, other: &Self, arena: &[u8]) -> bool {
         self.network == other.network
             && self.transport == other.transport
-            && self.options(arena) == other.options(arena)
+            && self.rest(arena) == other.rest(arena)
     }
 
     /// Whether the packet must not be fragmented: its identification then has
@@ -213,16 +213,16 @@ impl Found {
         }
     }
 
-    /// TCP options.
-    fn options<'a>(&self, arena: &'a [u8]) -> &'a [u8] {
-        let fixed = if self.is_tcp() {
-            TCP_HEADER
+    /// TCP's urgent pointer, without URG only to be kept, and options.
+    fn rest<'a>(&self, arena: &'a [u8]) -> &'a [u8] {
+        let before = if self.is_tcp() {
+            TCP_HEADER - 2
         } else {
             UDP_HEADER
         };
         let packet = &arena[self.start as usize..];
 
-        &packet[self.transport_at() + fixed..self.head()]
+        &packet[self.transport_at() + before..self.head()]
     }
 }
 
