@@ -9,20 +9,17 @@
 /// only the last piece of what is summed may have an odd length.
 #[must_use]
 pub fn sum(acc: u64, bytes: &[u8]) -> u64 {
-    // The halves of each 64-bit word go to counters of their own, where 2^32 of
-    // them fit: no carry, so that the compiler can use vector registers.
-    let mut low = [0u64; BLOCK / 8];
-    let mut high = [0u64; BLOCK / 8];
+    // Each 64-bit counter has room for 2^32 words of 32 bits: no carry, so that
+    // the compiler can use vector registers.
+    let mut lanes = [0u64; BLOCK / 4];
     let (blocks, rest) = bytes.as_chunks::<BLOCK>();
     for block in blocks {
-        let (words, _) = block.as_chunks::<8>();
-        for (at, word) in words.iter().enumerate() {
-            let word = u64::from_ne_bytes(*word);
-            low[at] += word & 0xffff_ffff;
-            high[at] += word >> 32;
+        let (words, _) = block.as_chunks::<4>();
+        for (lane, word) in lanes.iter_mut().zip(words) {
+            *lane += u64::from(u32::from_ne_bytes(*word));
         }
     }
-    let counted: u64 = low.iter().sum::<u64>() + high.iter().sum::<u64>();
+    let counted: u64 = lanes.iter().sum();
 
     add(acc, counted + sum_short(rest))
 }
