@@ -7,6 +7,9 @@ use dtun_shared::dtls::header::{ContentType, emit_plaintext};
 use dtun_shared::dtls::message::{
     ClientKeyExchange, Finished, Fragment, HandshakeType, ServerHello, emit_message,
 };
+use dtun_shared::packet::checksum;
+use dtun_shared::packet::segment::Segments;
+use dtun_shared::packet::vnet::{Gso, VnetHeader};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -126,6 +129,61 @@ fn metas() -> Vec<Vec<u8>> {
     .into()
 }
 
+/// A run of three TCP segments over IPv4, or of three datagrams over IPv6, as
+/// a TUN hands it over.
+fn runs() -> Vec<(VnetHeader, Vec<u8>)> {
+    let mut tcp = vec![0x45, 0, 0, 100, 0, 1, 0x40, 0, 64, 6, 0, 0];
+    tcp.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+    let check = checksum::finish(checksum::sum(0, &tcp));
+    tcp[10..12].copy_from_slice(&check);
+    tcp.extend([1, 2, 3, 4, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 1, 0]);
+    let begun = checksum::pseudo4(&[10, 0, 0, 1, 10, 0, 0, 2], 6, 80);
+    tcp.extend(checksum::fold(begun).to_ne_bytes());
+    tcp.resize(100, 0);
+
+    let mut udp = vec![0x60, 0, 0, 0, 0, 68, 17, 64];
+    udp.extend([7; 32]);
+    udp.extend([1, 2, 3, 4, 0, 68]);
+    udp.extend(checksum::fold(checksum::pseudo6(&[7; 32], 17, 68)).to_ne_bytes());
+    udp.resize(108, 5);
+
+    let header = |gso, hdr_len, csum_start, csum_offset| VnetHeader {
+        needs_csum: true,
+        gso,
+        hdr_len,
+        gso_size: 25,
+        csum_start,
+        csum_offset,
+        ..VnetHeader::PLAIN
+    };
+    vec![
+        (header(Gso::Tcp4, 40, 20, 16), tcp),
+        (header(Gso::Udp, 48, 40, 6), udp),
+    ]
+}
+
+fn handed_over() -> Vec<Vec<u8>> {
+    runs()
+        .into_iter()
+        .map(|(header, packet)| [&[0, 70], &header.emit()[..], &packet].concat())
+        .collect()
+}
+
+/// The packets of the runs, framed.
+fn opened() -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for (header, mut packet) in runs() {
+        let mut segments = Segments::new(header, &mut packet, 100).expect("well formed");
+        while let Some(len) = segments.next_len() {
+            let mut out = vec![0; len];
+            segments.write_next(&mut out);
+            all.extend((len as u16).to_be_bytes());
+            all.extend(out);
+        }
+    }
+    vec![all]
+}
+
 proptest! {
     #[test]
     fn records_hold_what_they_promise(
@@ -154,6 +212,20 @@ proptest! {
     ) {
         entries::datagram(&bytes);
     }
+
+    #[test]
+    fn what_a_device_hands_over_is_cut_whole_or_refused(
+        bytes in prop_oneof![1 => bytes(), 5 => mutated(handed_over())],
+    ) {
+        entries::segment(&bytes);
+    }
+
+    #[test]
+    fn what_peers_sent_comes_out_packet_for_packet(
+        bytes in prop_oneof![1 => bytes(), 5 => mutated(opened())],
+    ) {
+        entries::coalesce(&bytes);
+    }
 }
 
 #[test]
@@ -167,5 +239,11 @@ fn seeds_hold_unmutated() {
     }
     for seed in metas() {
         entries::meta(&seed);
+    }
+    for seed in handed_over() {
+        entries::segment(&seed);
+    }
+    for seed in opened() {
+        entries::coalesce(&seed);
     }
 }

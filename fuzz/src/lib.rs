@@ -2,9 +2,10 @@
 //! Each states what holds for all bytes, and panics where it does not.
 //!
 //! `RUSTC_BOOTSTRAP=1 cargo fuzz run records` (or `messages`, `meta`,
-//! `datagram`) looks for such bytes; `tests/fuzz_entries.rs` tries some on every
+//! `datagram`, `segment`, `coalesce`) looks for such bytes; `tests/fuzz_entries.rs` tries some on every
 //! test run, without a fuzzer.
 
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,9 @@ use dtun_shared::dtls::message::{
 };
 use dtun_shared::dtls::schedule::{DirectionKey, Psk};
 use dtun_shared::meta::{Content, Control, HubMeta, MAX_LEN, SpokeMeta};
+use dtun_shared::packet::coalesce::{Coalescer, Sink};
+use dtun_shared::packet::segment::Segments;
+use dtun_shared::packet::vnet::{Offloads, VnetHeader};
 use dtun_shared::record::{Opener, Sealer};
 
 /// Records: the walk is the front of the datagram, and nothing opens that was
@@ -143,6 +147,72 @@ pub fn datagram(bytes: &[u8]) {
     assert!(hub.poll_event().is_none(), "a session without the key");
     assert!(hub.counters().fragment_bytes <= 8192);
     assert_eq!(hub.counters().half_open, 1);
+}
+
+/// What a TUN hands over, two bytes of limit, the virtio-net header, the packet:
+/// every piece keeps to the limit, and no byte of payload is lost.
+pub fn segment(bytes: &[u8]) {
+    let Some((limit, rest)) = bytes.split_first_chunk() else {
+        return;
+    };
+    let Some((header, packet)) = rest.split_first_chunk() else {
+        return;
+    };
+    let Some(header) = VnetHeader::parse(header) else {
+        return;
+    };
+    let limit = usize::from(u16::from_be_bytes(*limit));
+    let mut work = packet.to_vec();
+    let Ok(mut segments) = Segments::new(header, &mut work, limit) else {
+        return;
+    };
+    let mut written = 0;
+    while let Some(len) = segments.next_len() {
+        assert!(len <= limit);
+        let mut out = vec![0; len];
+        segments.write_next(&mut out);
+        assert_eq!(out[0] >> 4, packet[0] >> 4);
+        written += len;
+    }
+    assert!(written >= packet.len());
+}
+
+/// Packets that peers sent, each after two bytes of length: what comes out,
+/// cut again, has as many packets of the same sizes.
+pub fn coalesce(bytes: &[u8]) {
+    let mut arena = bytes.to_vec();
+    let mut coalescer = Coalescer::new(Offloads::ALL);
+    let mut cut = Cut(Vec::new());
+    let mut sent = Vec::new();
+    let mut at = 0;
+    while let Some((len, rest)) = bytes[at..].split_first_chunk() {
+        let len = usize::from(u16::from_be_bytes(*len)).min(rest.len());
+        let packet = at + 2..at + 2 + len;
+        at = packet.end;
+        if len > 0 {
+            sent.push(len);
+            coalescer.push(&mut arena, packet, &mut cut);
+        }
+    }
+    coalescer.flush(&mut arena, &mut cut);
+
+    sent.sort_unstable();
+    cut.0.sort_unstable();
+    assert_eq!(sent, cut.0);
+}
+
+/// The sizes of what is written, runs cut again.
+struct Cut(Vec<usize>);
+
+impl Sink for Cut {
+    fn write(&mut self, header: VnetHeader, parts: &[IoSlice<'_>]) {
+        let mut buffer = Vec::new();
+        let mut segments = Segments::of_parts(header, parts, &mut buffer).expect("ours");
+        while let Some(len) = segments.next_len() {
+            segments.write_next(&mut vec![0; len]);
+            self.0.push(len);
+        }
+    }
 }
 
 /// The ClientHello that takes a spoke half-way, as a seed for mutation.
