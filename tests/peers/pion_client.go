@@ -1,12 +1,11 @@
-// A DTLS 1.2 PSK client on pion, the library of the Go program, that copies
-// standard input to the connection and what it reads to standard output.
+// A DTLS 1.2 PSK client on pion, the library of the Go program, that sends what
+// it is given and prints what comes back.
 //
-// usage: pion_client PORT KEY IDENTITY SUITE     (SUITE in hexadecimal)
+// usage: pion_client PORT KEY IDENTITY SUITE TEXT     (SUITE in hexadecimal)
 package main
 
 import (
 	"context"
-	"io"
 	"log"
 	"net"
 	"os"
@@ -37,12 +36,9 @@ func main() {
 		log.Fatal(err)
 	}
 
-	go func() {
-		if _, err := io.Copy(conn, os.Stdin); err != nil {
-			log.Print(err)
-		}
-		conn.Close()
-	}()
+	if _, err := conn.Write([]byte(os.Args[5])); err != nil {
+		log.Fatal(err)
+	}
 	buf := make([]byte, 2048)
 	for {
 		n, err := conn.Read(buf)

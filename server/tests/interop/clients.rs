@@ -1,10 +1,8 @@
 //! The foreign clients: each says a text over DTLS and waits for its echo.
 
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -105,106 +103,6 @@ impl Client for GnuTls {
     }
 }
 
-pub(crate) struct MbedTls(PathBuf);
-
-impl MbedTls {
-    pub(crate) fn build() -> Self {
-        let binary = built("mbedtls_client");
-        let output = Command::new("cc")
-            .args(["-O1", "-Wall", "-Werror", "-o"])
-            .arg(&binary)
-            .arg(peers().join("mbedtls_client.c"))
-            .args(["-lmbedtls", "-lmbedx509", "-lmbedcrypto"])
-            .output()
-            .unwrap_or_else(|error| panic!("cc: {error}: is the package gcc installed?"));
-        assert!(
-            output.status.success(),
-            "is the package libmbedtls-dev installed? {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-
-        Self(binary)
-    }
-}
-
-impl Drop for MbedTls {
-    fn drop(&mut self) {
-        std::fs::remove_file(&self.0).unwrap();
-    }
-}
-
-impl Client for MbedTls {
-    fn name(&self) -> &'static str {
-        "mbedtls"
-    }
-
-    fn talk(
-        &self,
-        port: u16,
-        key: &str,
-        suite: CipherSuite,
-        text: &str,
-        patience: Duration,
-    ) -> Result<(), Failure> {
-        let mut command = Command::new(&self.0);
-        command
-            .args([&port.to_string(), key, HINT])
-            .args([&code(suite), text]);
-
-        say(command, "libmbedtls-dev", text, patience)
-    }
-}
-
-pub(crate) struct Pion(PathBuf);
-
-impl Pion {
-    pub(crate) fn build() -> Self {
-        let binary = built("pion_client");
-        let output = Command::new("go")
-            .env("GO111MODULE", "off")
-            .env("GOPATH", "/usr/share/gocode")
-            .env("GOFLAGS", "")
-            .args(["build", "-o"])
-            .arg(&binary)
-            .arg(peers().join("pion_client.go"))
-            .output()
-            .unwrap_or_else(|error| panic!("go: {error}: is the package golang-go installed?"));
-        assert!(
-            output.status.success(),
-            "is the package golang-github-pion-dtls.v2-dev installed? {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-
-        Self(binary)
-    }
-}
-
-impl Drop for Pion {
-    fn drop(&mut self) {
-        std::fs::remove_file(&self.0).unwrap();
-    }
-}
-
-impl Client for Pion {
-    fn name(&self) -> &'static str {
-        "pion"
-    }
-
-    fn talk(
-        &self,
-        port: u16,
-        key: &str,
-        suite: CipherSuite,
-        text: &str,
-        patience: Duration,
-    ) -> Result<(), Failure> {
-        let mut command = Command::new(&self.0);
-        command.args([&port.to_string(), key, HINT, &code(suite)]);
-
-        say(command, "golang-github-pion-dtls.v2-dev", text, patience)
-    }
-}
-
 pub(crate) struct Library;
 
 impl Client for Library {
@@ -260,7 +158,12 @@ async fn library_talk(port: u16, key: &str, suite: CipherSuite, text: &str) -> R
 
 /// Runs a client that copies standard input to its session and the session to
 /// standard output.
-fn say(mut command: Command, package: &str, text: &str, patience: Duration) -> Result<(), Failure> {
+pub(crate) fn say(
+    mut command: Command,
+    package: &str,
+    text: &str,
+    patience: Duration,
+) -> Result<(), Failure> {
     let program = command.get_program().to_owned();
     let child = command
         .stdin(Stdio::piped())
@@ -340,20 +243,4 @@ pub(crate) fn now() -> Instant {
 
 fn hex(key: &str) -> String {
     key.bytes().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn code(suite: CipherSuite) -> String {
-    format!("{:04x}", suite.code())
-}
-
-fn peers() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/peers")
-}
-
-/// A place of its own to build a client in: tests run beside each other.
-fn built(name: &str) -> PathBuf {
-    static BUILT: AtomicUsize = AtomicUsize::new(0);
-    let nth = BUILT.fetch_add(1, Ordering::Relaxed);
-
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{nth}", std::process::id()))
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use dtun_shared::dtls::CipherSuite;
 
-use crate::clients::{Client, GnuTls, MbedTls, OpenSsl, Pion, now};
+use crate::built::Built;
+use crate::clients::{Client, GnuTls, OpenSsl, now};
 use crate::echo::{EchoHub, KEY};
 use crate::relay::Relay;
 
@@ -28,7 +29,7 @@ fn at_20_percent_loss_90_of_100_get_through_and_the_rest_by_redialling() {
 /// How long each of so many clients took, redials included.
 fn dial_through_loss(percent: u8, dials: usize) -> Vec<Duration> {
     let hub = EchoHub::start();
-    let (mbedtls, pion) = (MbedTls::build(), Pion::build());
+    let (mbedtls, pion) = (Built::mbedtls(), Built::pion());
     let clients: [&dyn Client; 4] = [&OpenSsl, &GnuTls, &mbedtls, &pion];
     let next = AtomicUsize::new(0);
     let took = Mutex::new(Vec::new());

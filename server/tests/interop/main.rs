@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
+mod built;
 mod clients;
 mod echo;
 mod lossy;
@@ -9,7 +10,8 @@ mod relay;
 
 use std::time::Duration;
 
-use clients::{Client, GnuTls, Library, MbedTls, OpenSsl, Pion};
+use built::Built;
+use clients::{Client, GnuTls, Library, OpenSsl};
 use dtun_shared::dtls::CipherSuite;
 use echo::{EchoHub, KEY};
 
@@ -25,12 +27,12 @@ fn gnutls_talks_in_every_suite() {
 
 #[test]
 fn mbedtls_talks_in_every_suite() {
-    talks_in_every_suite(&MbedTls::build());
+    talks_in_every_suite(&Built::mbedtls());
 }
 
 #[test]
 fn pion_talks_in_every_suite() {
-    talks_in_every_suite(&Pion::build());
+    talks_in_every_suite(&Built::pion());
 }
 
 #[test]
@@ -40,7 +42,7 @@ fn the_library_s_client_talks_in_every_suite() {
 
 #[test]
 fn clients_with_a_wrong_key_give_up_at_once() {
-    let clients: [&dyn Client; 4] = [&OpenSsl, &GnuTls, &MbedTls::build(), &Pion::build()];
+    let clients: [&dyn Client; 4] = [&OpenSsl, &GnuTls, &Built::mbedtls(), &Built::pion()];
     for client in clients {
         let hub = EchoHub::start();
         let answer = client.talk(hub.port(), "wrong key", CipherSuite::Ccm8, "hello", GIVE_UP);
