@@ -141,17 +141,15 @@ fn a_stream_survives_reordering_and_copies() {
     let network = Network::new();
     let hub = Hub::start(&network, &[]);
     let host = network.host(2);
-    let at = SocketAddr::new(IpAddr::V4(host.gateway4()), 4443);
     let weather = Weather {
         seed: 7,
         doubled: 5,
         late: 5,
         ..Weather::default()
     };
-    let target = SocketAddr::new(IpAddr::V4(hub.host.ip4()), 443);
-    let _relay = Relay::start(&network.router, at, target, weather);
+    let (_relay, at) = Relay::at_gateway(&network.router, &host, hub.host.at(443), weather);
 
-    let mut spoke = Spoke::start_on(host, &["-connect", &at.to_string()]);
+    let mut spoke = Spoke::start_on(host, &["-connect", &at]);
     let lease = spoke.lease();
 
     transfer(&spoke.host, &hub.host, HUB4, 2_000_000);
@@ -180,7 +178,7 @@ fn the_relay_loses_the_one_datagram_and_changes_the_port() {
     let network = Network::new();
     let (spoke, hub) = (network.host(1), network.host(2));
     let at = SocketAddr::new(IpAddr::V4(spoke.gateway4()), 443);
-    let target = SocketAddr::new(IpAddr::V4(hub.ip4()), 443);
+    let target = hub.at(443);
     let weather = Weather {
         drop: Some((Direction::ToHub, 1)),
         ..Weather::default()

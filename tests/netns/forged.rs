@@ -1,6 +1,5 @@
 //! What a stranger sends, and our own datagrams where they must not be.
 
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::network::Network;
@@ -13,10 +12,9 @@ fn forged_datagrams_do_nothing_to_a_live_session() {
     let network = Network::new();
     let hub = Hub::start(&network, &[]);
     let host = network.host(2);
-    let at = SocketAddr::new(IpAddr::V4(host.gateway4()), 4443);
-    let target = SocketAddr::new(IpAddr::V4(hub.host.ip4()), 443);
-    let relay = Relay::start(&network.router, at, target, Weather::default());
-    let mut spoke = Spoke::start_on(host, &["-connect", &at.to_string()]);
+    let weather = Weather::default();
+    let (relay, at) = Relay::at_gateway(&network.router, &host, hub.host.at(443), weather);
+    let mut spoke = Spoke::start_on(host, &["-connect", &at]);
     spoke.lease();
     let flow = Flow::start(&spoke.host, &hub.host, HUB4);
     flow.moves_within(Duration::from_secs(10));

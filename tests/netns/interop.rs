@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::go_peer;
-use crate::network::Network;
+use crate::network::{Host, Network};
 use crate::relay::{Direction, Relay, Weather};
 use crate::traffic::{Pinged, ping, reaches, reaches_within, transfer};
 use crate::tunnel::{HUB4, HUB6, Hub, SOON, Spoke, no_route, route};
@@ -167,12 +167,10 @@ fn a_go_spoke_is_served_through_the_loss_of_each_single_datagram() {
     let network = Network::new();
     let hub = Hub::start(&network, &[]);
 
-    for_each_loss(|number, (way, place)| {
+    for_each_loss(|number, loss| {
         let host = network.host(number);
-        let at = SocketAddr::new(host.gateway4().into(), 4443);
-        let target = SocketAddr::new(hub.host.ip4().into(), 443);
-        let _relay = Relay::start(&network.router, at, target, losing(way, place));
-        let (hint, at) = (format!("go{number}"), at.to_string());
+        let (_relay, at) = relay(&network, &host, hub.host.at(443), loss);
+        let hint = format!("go{number}");
 
         let mut spoke = go_peer::start(&host, &["-key", "foo", "-id", &hint, "-connect", &at]);
         spoke.line_within("tunnel up", PATIENT);
@@ -187,13 +185,11 @@ fn our_spoke_is_served_by_our_hub_through_the_loss_of_each_single_datagram() {
     let network = Network::new();
     let hub = Hub::start(&network, &[]);
 
-    for_each_loss(|number, (way, place)| {
+    for_each_loss(|number, loss| {
         let host = network.host(number);
-        let at = SocketAddr::new(host.gateway4().into(), 4443);
-        let target = SocketAddr::new(hub.host.ip4().into(), 443);
-        let _relay = Relay::start(&network.router, at, target, losing(way, place));
+        let (_relay, at) = relay(&network, &host, hub.host.at(443), loss);
 
-        let mut spoke = Spoke::start_on(host, &["-connect", &at.to_string()]);
+        let mut spoke = Spoke::start_on(host, &["-connect", &at]);
         spoke.line_within("tunnel up", SOON);
 
         reaches_within(&spoke.host, HUB4, SOON);
@@ -205,7 +201,7 @@ fn our_spoke_is_served_by_a_go_hub_through_the_loss_of_each_single_datagram() {
     let network = Network::new();
     let hub = network.host(1);
 
-    for_each_loss(|number, (way, place)| {
+    for_each_loss(|number, loss| {
         // It shakes hands with one at a time, so each spoke has one to itself.
         let port = 4400 + u16::from(number);
         let listen = format!("0.0.0.0:{port}");
@@ -216,11 +212,9 @@ fn our_spoke_is_served_by_a_go_hub_through_the_loss_of_each_single_datagram() {
         let mut server = go_peer::start(&hub, &args);
         server.line("listening");
         let host = network.host(number);
-        let at = SocketAddr::new(host.gateway4().into(), 4443);
-        let target = SocketAddr::new(hub.ip4().into(), port);
-        let _relay = Relay::start(&network.router, at, target, losing(way, place));
+        let (_relay, at) = relay(&network, &host, hub.at(port), loss);
 
-        let mut spoke = Spoke::start_on(host, &["-connect", &at.to_string()]);
+        let mut spoke = Spoke::start_on(host, &["-connect", &at]);
         spoke.line_within("tunnel up", 2 * SOON);
 
         let own = IpAddr::V4(Ipv4Addr::new(10, 9, number, 1));
@@ -249,11 +243,19 @@ fn for_each_loss(claim: impl Fn(u8, (Direction, usize)) + Sync) {
     }
 }
 
-fn losing(way: Direction, place: usize) -> Weather {
-    Weather {
-        drop: Some((way, place)),
+/// A relay at the spoke's gateway that loses one datagram.
+fn relay(
+    network: &Network,
+    spoke: &Host,
+    hub: SocketAddr,
+    loss: (Direction, usize),
+) -> (Relay, String) {
+    let weather = Weather {
+        drop: Some(loss),
         ..Weather::default()
-    }
+    };
+
+    Relay::at_gateway(&network.router, spoke, hub, weather)
 }
 
 /// The first lease of the default pool.

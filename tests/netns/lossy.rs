@@ -1,6 +1,6 @@
 //! Dialling through a network that loses datagrams, drops seeded by their place.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ fn at_20_percent_loss_nine_of_ten_dials_are_in_time_and_the_rest_come() {
 fn dials(lost: u64, each: u64) -> Vec<Duration> {
     let network = Network::new();
     let hub = Hub::start(&network, &[]);
-    let target = SocketAddr::new(IpAddr::V4(hub.host.ip4()), 443);
+    let target = hub.host.at(443);
     let hosts: Vec<_> = (2..7).map(|number| network.host(number)).collect();
     let router = &network.router;
 
@@ -48,16 +48,15 @@ fn dials(lost: u64, each: u64) -> Vec<Duration> {
 }
 
 fn dials_of(host: Host, router: &Netns, target: SocketAddr, lost: u64, each: u64) -> Vec<Duration> {
-    let at = SocketAddr::new(IpAddr::V4(host.gateway4()), 4443);
     let weather = Weather {
         seed: u64::from(host.number()),
         lost,
         ..Weather::default()
     };
-    let _relay = Relay::start(router, at, target, weather);
+    let (_relay, at) = Relay::at_gateway(router, &host, target, weather);
 
     let mut start = Instant::now();
-    let mut spoke = Spoke::start_on(host, &["-connect", &at.to_string()]);
+    let mut spoke = Spoke::start_on(host, &["-connect", &at]);
     (0..each)
         .map(|_| {
             spoke.line_within("tunnel up", IN_THE_END);

@@ -6,7 +6,7 @@
 //!   host N 198.18.N.2 ──── 198.18.N.1 ┘          the same in 2001:db8:N::/64
 //! ```
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -55,6 +55,11 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn ip4(&self) -> Ipv4Addr {
         Ipv4Addr::new(198, 18, self.number, 2)
+    }
+
+    /// Its IPv4 address with a port.
+    pub(crate) fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip4().into(), port)
     }
 
     pub(crate) fn number(&self) -> u8 {

@@ -1,9 +1,8 @@
 //! Interruptions of every kind, with what stays the same through them.
 
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::network::{Host, Network};
+use crate::network::Network;
 use crate::relay::{Relay, Weather};
 use crate::traffic::{Flow, reaches, reaches_within};
 use crate::tunnel::{HUB4, Hub, Spoke, devices};
@@ -122,7 +121,8 @@ fn a_spoke_whose_address_and_port_change_under_it_comes_back() {
     network.router.ip("addr add 198.18.200.1/32 dev lo");
     let mut hub = Hub::start(&network, &[]);
     let host = network.host(2);
-    let (relay, at) = relay(&network, &host, &hub);
+    let (relay, at) =
+        Relay::at_gateway(&network.router, &host, hub.host.at(443), Weather::default());
     let mut spoke = Spoke::start_on(host, &["-connect", &at]);
     let lease = spoke.lease();
     let device = hub.device("spoke2");
@@ -229,13 +229,4 @@ fn without_a_fallback_routes_stay_whatever_the_resolver_says() {
 
     let routes = spoke.host.ip("route show dev dtun0");
     assert!(routes.contains("203.0.113.0/24"), "{routes}");
-}
-
-/// A relay at the spoke's gateway, and the address to dial.
-fn relay(network: &Network, spoke: &Host, hub: &Hub) -> (Relay, String) {
-    let at = SocketAddr::new(IpAddr::V4(spoke.gateway4()), 4443);
-    let target = SocketAddr::new(IpAddr::V4(hub.host.ip4()), 443);
-    let relay = Relay::start(&network.router, at, target, Weather::default());
-
-    (relay, at.to_string())
 }

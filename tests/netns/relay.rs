@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::namespace::Netns;
+use crate::network::Host;
 use crate::traffic::Random;
 
 /// What happens to the datagrams on their way; by default nothing.
@@ -70,6 +71,21 @@ impl Relay {
         ];
 
         Self { shared, threads }
+    }
+
+    /// Starts at a spoke's gateway; also the address that the spoke is to dial.
+    pub(crate) fn at_gateway(
+        router: &Netns,
+        spoke: &Host,
+        hub: SocketAddr,
+        weather: Weather,
+    ) -> (Self, String) {
+        let address = SocketAddr::new(spoke.gateway4().into(), 4443);
+
+        (
+            Self::start(router, address, hub, weather),
+            address.to_string(),
+        )
     }
 
     /// Gives every client another source port, and another address if one is
