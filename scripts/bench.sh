@@ -15,13 +15,17 @@ cd "$(dirname "$0")/.."
 . scripts/bench/programs.sh
 # shellcheck source=scripts/bench/measure.sh
 . scripts/bench/measure.sh
+# shellcheck source=scripts/bench/hub.sh
+. scripts/bench/hub.sh
 
 usage() {
     cat <<'END'
-scripts/bench.sh [OPTION VALUE]..      as root
+scripts/bench.sh [OPTION VALUE]..        the data path, as root
+scripts/bench.sh hub [OPTION VALUE]..    one hub, many spokes: memory, rates
 
-  -only NAME,..      raw, dtun, gotatun, boringtun, openvpn, ocserv; NAME=PATH
-                     is another build of dtun, to compare     all of them
+  -only NAME,..      raw, dtun, gotatun, boringtun, openvpn, ocserv   all of them
+                     ccm8, pion: dtun with the cipher of the Go program, and a
+                     pair of peers like it; NAME=PATH: another build of dtun
   -measure WHAT,..   up, down, streams, udp, ping             all of them
   -veth on|off|both  the wire's offloads                      both
   -rounds N                                                   3
@@ -40,6 +44,11 @@ END
 }
 
 main() {
+    mode=path
+    if [ "${1:-}" = hub ]; then
+        mode=hub
+        shift
+    fi
     options "$@"
     if [ -n "$table" ]; then
         samples=$table
@@ -56,6 +65,10 @@ main() {
     trap clean EXIT
     trap 'exit 1' INT TERM
     samples=${samples:-$work/samples}
+    if [ "$mode" = hub ]; then
+        hub_main
+        exit
+    fi
     prepare
     hosts
 

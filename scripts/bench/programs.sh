@@ -17,11 +17,15 @@ prepare() {
     for name in $programs; do
         case $name in
             raw) ;;
-            dtun)
-                dtun=${DTUN:-${CARGO_TARGET_DIR:-target}/release/dtun}
-                [ -n "${DTUN:-}" ] || cargo build --release --quiet
-                dtun=$(realpath "$dtun")
-                note dtun "$("$dtun" -version)"
+            dtun | ccm8)
+                build_dtun
+                note "$name" "$("$dtun" -version)$([ "$name" = dtun ] || echo ', AES-128-CCM-8')"
+                ;;
+            pion)
+                { has go golang-go && has_pion; } || continue
+                (cd tests/peers/go && GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE="$cache/go" \
+                    go build -o "$cache/pion" main.go)
+                note pion "tests/peers/go on pion/dtls $(dpkg-query -Wf '${Version}' "$pion"), AES-128-CCM-8"
                 ;;
             *=*) note "${name%%=*}" "$("${name#*=}" -version)" ;;
             gotatun | boringtun)
@@ -53,14 +57,33 @@ prepare() {
     programs=$ready
 }
 
+build_dtun() {
+    dtun=${DTUN:-${CARGO_TARGET_DIR:-target}/release/dtun}
+    [ -n "${DTUN:-}" ] || cargo build --release --quiet
+    dtun=$(realpath "$dtun")
+}
+
 note() {
     echo "# $1 $2" >>"$samples"
 }
 
 has() {
     command -v "$1" >/dev/null || {
-        echo "$name is left out: $1 is missing, install $2" >&2
-        note "$name" "left out, $1 is not installed"
+        left_out "$2"
+        return 1
+    }
+}
+
+left_out() {
+    echo "$name is left out: install $1" >&2
+    note "$name" "left out, $1 is not installed"
+}
+
+pion=golang-github-pion-dtls.v2-dev
+
+has_pion() {
+    [ -d /usr/share/gocode/src/github.com/pion/dtls/v2 ] || {
+        left_out "$pion"
         return 1
     }
 }
@@ -79,8 +102,9 @@ extra() {
 start() {
     case $1 in
         dtun) start_dtun "$dtun" ;;
+        ccm8) start_dtun "$dtun" -suite ccm8 ;;
         *=*) start_dtun "${1#*=}" ;;
-        raw | gotatun | boringtun | openvpn | ocserv) "start_$1" ;;
+        raw | pion | gotatun | boringtun | openvpn | ocserv) "start_$1" ;;
         *) start_extra "$1" ;;
     esac && answers
 }
@@ -89,15 +113,32 @@ start_raw() {
     target=$hub_address
 }
 
+# start_dtun BINARY FLAG..
 start_dtun() {
+    binary=$1
+    shift
+    # shellcheck disable=SC2086 # several flags
+    start_hub "$binary" -state "$work/$program.hub" "$@" ${DTUN_FLAGS:-} || return 1
+    # shellcheck disable=SC2086 # several flags
+    start_spoke "$binary" -state "$work/$program.spoke" "$@" ${DTUN_FLAGS:-}
+}
+
+start_pion() {
+    start_hub "$cache/pion" && start_spoke "$cache/pion"
+}
+
+start_hub() {
     target=10.77.0.1
-    # shellcheck disable=SC2086 # several flags
-    daemon "$program.hub.log" hub "$1" -key bench -listen "$hub_address:443" -pool4 10.77.0.0/24 \
-        -state "$work/$program.hub" ${DTUN_FLAGS:-}
-    says "$program.hub.log" listening || return 1
-    # shellcheck disable=SC2086 # several flags
-    daemon "$program.spoke.log" spoke "$1" -key bench -connect "$hub_address:443" -id bench \
-        -state "$work/$program.spoke" ${DTUN_FLAGS:-}
+    binary=$1
+    shift
+    daemon "$program.hub.log" hub "$binary" -key bench -listen "$hub_address:443" -pool4 10.77.0.0/16 -pool6 fd00:77::/64 "$@"
+    says "$program.hub.log" listening
+}
+
+start_spoke() {
+    binary=$1
+    shift
+    daemon "$program.spoke.log" spoke "$binary" -key bench -connect "$hub_address:443" -id bench "$@"
     says "$program.spoke.log" 'tunnel up'
 }
 
