@@ -30,6 +30,7 @@ scripts/bench.sh hub [OPTION VALUE]..    one hub, many spokes: memory, rates
   -veth on|off|both  the wire's offloads                      both
   -rounds N                                                   3
   -seconds N         each measurement                         5
+  -spokes N          beside the busy one of "hub"             1000
   -quick             one round of 2 seconds
   -svg PATH          draw the plot
   -samples PATH      keep what was measured; a file that has samples is added to
@@ -85,7 +86,7 @@ main() {
 
 options() {
     programs='raw dtun gotatun boringtun openvpn ocserv' whats='up down streams udp ping'
-    veths='on off' rounds=3 seconds=5 svg='' samples='' table='' given=''
+    veths='on off' rounds=3 seconds=5 spokes=1000 svg='' samples='' table='' given=''
     while [ $# -gt 0 ]; do
         case $1 in
             -quick)
@@ -105,6 +106,7 @@ options() {
             -veth) case $2 in both) veths='on off' ;; on | off) veths=$2 ;; *) fail '-veth is on, off or both' ;; esac ;;
             -rounds) rounds=$2 ;;
             -seconds) seconds=$2 ;;
+            -spokes) spokes=$2 ;;
             -svg) svg=$2 ;;
             -samples) samples=$2 ;;
             -table) table=$2 ;;
@@ -112,8 +114,8 @@ options() {
         esac
         shift 2
     done
-    for number in "$rounds" "$seconds"; do
-        case $number in '' | 0 | *[!0-9]*) fail "\"$number\" is no number of rounds or seconds" ;; esac
+    for number in "$rounds" "$seconds" "$spokes"; do
+        case $number in '' | 0 | *[!0-9]*) fail "\"$number\" is no number of rounds, seconds or spokes" ;; esac
     done
     for extra in ${BENCH_EXTRA:-}; do
         case " $programs " in *" ${extra%%=*} "*) ;; *) [ -n "$given" ] || programs="$programs ${extra%%=*}" ;; esac

@@ -10,10 +10,10 @@ hub_main() {
     cargo build --release --quiet -p dtun-server --example crowd
     crowd=$(realpath "$crowd")
     note machine "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores, Linux $(uname -r)"
-    note command "scripts/bench.sh hub, $rounds rounds of $seconds s"
+    note command "scripts/bench.sh hub, $rounds rounds of $seconds s, $spokes spokes beside the busy one"
     note dtun "$("$dtun" -version)"
     # A socket each.
-    ulimit -n 65536
+    ulimit -n "$(ulimit -Hn)"
     hosts
     veth=on
     round=0
@@ -38,10 +38,10 @@ hub_round() {
 
     rate alone
     without=$(resident)
-    other crowd.log spoke "$crowd" idle "$hub_address:443" bench "$MANY"
+    other crowd.log spoke "$crowd" idle "$hub_address:443" bench "$spokes"
     crowd_pid=${others##* }
     within 120 grep -q '^ready' "$work/crowd.log" || fail "the crowd did not come: $(tail -n 3 "$work/crowd.log")"
-    sample session-kib "$(awk -v grown="$(($(resident) - without))" -v many="$MANY" 'BEGIN { printf "%.1f", grown / many }')"
+    sample session-kib "$(awk -v grown="$(($(resident) - without))" -v many="$spokes" 'BEGIN { printf "%.1f", grown / many }')"
     before=$(ticks "$hub_pid")
     sleep 5
     sample idle-cpu "$(awk -v ticks="$(($(ticks "$hub_pid") - before))" -v hz="$(getconf CLK_TCK)" 'BEGIN { printf "%.2f", ticks / hz / 5 * 100 }')"
@@ -103,5 +103,3 @@ ticks() {
 children() {
     sed 's/.*) //' "/proc/$$/stat" | awk '{ print $14 + $15 }'
 }
-
-MANY=1000
