@@ -6,6 +6,8 @@
 pub mod checksum;
 pub mod coalesce;
 pub mod ecn;
+#[cfg(test)]
+mod kernel_tests;
 pub mod mss;
 #[cfg(test)]
 pub(crate) mod reference;
