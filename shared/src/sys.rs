@@ -17,6 +17,7 @@ pub(crate) mod readiness;
 #[cfg(test)]
 pub(crate) mod seccomp;
 pub(crate) mod socket;
+pub(crate) mod timer;
 pub(crate) mod tun;
 
 use std::io;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use tokio::io::unix::AsyncFd;
 
@@ -24,6 +24,9 @@ pub(crate) unsafe trait Steady: AsRawFd {}
 
 // SAFETY: a `File` owns its descriptor and gives it up only by value.
 unsafe impl Steady for File {}
+
+// SAFETY: an `OwnedFd` gives its descriptor up only by value.
+unsafe impl Steady for OwnedFd {}
 
 // SAFETY: a `Socket` owns its descriptor and gives it up only by value.
 unsafe impl Steady for socket2::Socket {}
