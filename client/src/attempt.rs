@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::dial::{DialError, Seen, dial_seen};
 use crate::report::{Report, Silence, SilenceKind};
-use crate::session::{NotOpened, Session, Terms};
+use crate::session::{NotOpened, Pulse, Terms, open};
 
 /// What every attempt brings along.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(crate) struct Round {
     tried: Vec<SocketAddr>,
     /// What the attempts met so far.
     seen: Vec<(SocketAddr, Arc<Seen>)>,
-    running: JoinSet<(SocketAddr, Result<Box<Session>, Failure>)>,
+    running: JoinSet<(SocketAddr, Result<Pulse, Failure>)>,
     next: Instant,
     failures: Vec<(SocketAddr, Failure)>,
 }
@@ -79,7 +79,7 @@ impl Round {
 
     /// Runs until there is a session, or every attempt has failed. Cancelling
     /// the wait loses nothing; a round without addresses waits for ever.
-    pub(crate) async fn run(&mut self) -> Result<Box<Session>, Vec<(SocketAddr, Failure)>> {
+    pub(crate) async fn run(&mut self) -> Result<Pulse, Vec<(SocketAddr, Failure)>> {
         loop {
             if self.running.is_empty() || Instant::now() >= self.next {
                 if let Some(addr) = self.waiting.pop_front() {
@@ -95,7 +95,7 @@ impl Round {
                 else => std::future::pending().await,
             };
             match done {
-                Ok((_, Ok(session))) => return Ok(session),
+                Ok((_, Ok(pulse))) => return Ok(pulse),
                 Ok((addr, Err(failure))) => {
                     tracing::debug!(%addr, %failure, "attempt failed");
                     self.failures.push((addr, failure));
@@ -139,10 +139,10 @@ async fn attempt(
     addr: SocketAddr,
     credentials: &Credentials,
     seen: &Seen,
-) -> Result<Box<Session>, Failure> {
-    let socket = Arc::new(UdpSocket::connect(addr).map_err(DialError::Io)?);
+) -> Result<Pulse, Failure> {
+    let socket = UdpSocket::connect(addr).map_err(DialError::Io)?;
     let dialled = dial_seen(
-        Arc::clone(&socket),
+        &socket,
         &credentials.psk,
         &credentials.hint,
         &credentials.suites,
@@ -150,8 +150,7 @@ async fn attempt(
     )
     .await?;
 
-    let session = Session::open(socket, addr, dialled, &credentials.terms).await?;
-    Ok(Box::new(session))
+    Ok(open(socket, addr, dialled, &credentials.terms).await?)
 }
 
 /// How long an address may stay silent before the next is tried beside it.

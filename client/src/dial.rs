@@ -91,7 +91,7 @@ impl DialError {
 /// The socket should be fresh: stale flights of a former handshake that are
 /// still on their way to an older one can then not disturb this one.
 pub async fn dial(
-    socket: Arc<UdpSocket>,
+    socket: &UdpSocket,
     psk: &Psk,
     hint: &str,
     suites: &[CipherSuite],
@@ -101,7 +101,7 @@ pub async fn dial(
 
 /// The same, noting what comes in for somebody who looks on.
 pub(crate) async fn dial_seen(
-    socket: Arc<UdpSocket>,
+    socket: &UdpSocket,
     psk: &Psk,
     hint: &str,
     suites: &[CipherSuite],

@@ -12,6 +12,7 @@ mod liveness;
 mod report;
 mod resolve;
 mod session;
+mod side;
 mod spoke;
 mod tunnel;
 mod uplink;

@@ -13,6 +13,8 @@
 
 use std::time::{Duration, Instant};
 
+use dtun_shared::association::Heard;
+
 /// The state of one session's heartbeat.
 #[derive(Debug)]
 pub(crate) struct Liveness {
@@ -25,6 +27,9 @@ pub(crate) struct Liveness {
     sent: Instant,
     /// The first packet sent since the last sign of life.
     owed: Option<Instant>,
+    /// When the run of probes ended that proved nothing: what was sent before
+    /// is owed no more.
+    forgiven: Option<Instant>,
     /// The run of probes in progress.
     probing: Option<Probing>,
     /// When the newest probe was sent.
@@ -70,6 +75,7 @@ impl Liveness {
             life: now,
             sent: now,
             owed: None,
+            forgiven: None,
             probing: None,
             probed: None,
             open: None,
@@ -77,22 +83,30 @@ impl Liveness {
         }
     }
 
-    /// A packet went out that the other end may answer.
-    pub(crate) fn packet_sent(&mut self, now: Instant) {
-        self.sent = now;
-        self.owed.get_or_insert(now);
+    /// Takes over what the data path has heard and sent. To be called before
+    /// anything else is told or asked.
+    pub(crate) fn sync(&mut self, heard: &Heard) {
+        if heard.record > self.life {
+            self.life = heard.record;
+            self.owed = None;
+            self.probing = None;
+        }
+        if let Some(sent) = heard.sent {
+            self.sent = self.sent.max(sent);
+        }
+        // A packet that is forgiven stays the first without an answer.
+        let unforgiven = |at: &Instant| self.forgiven.is_none_or(|forgiven| *at > forgiven);
+        if self.owed.is_none() && heard.owed.is_some() {
+            self.owed = [heard.owed, heard.sent]
+                .into_iter()
+                .flatten()
+                .find(unforgiven);
+        }
     }
 
     /// A record went out that calls for no answer.
     pub(crate) fn record_sent(&mut self, now: Instant) {
         self.sent = now;
-    }
-
-    /// An authenticated record came.
-    pub(crate) fn received(&mut self, now: Instant) {
-        self.life = now;
-        self.owed = None;
-        self.probing = None;
     }
 
     /// The answer to a probe came, in an authenticated record. Returns the
@@ -182,6 +196,7 @@ impl Liveness {
 
         self.probing = None;
         self.owed = None;
+        self.forgiven = Some(now);
         None
     }
 
@@ -198,7 +213,7 @@ impl Liveness {
 }
 
 /// How long a packet may stay without any answer.
-const SILENCE: Duration = Duration::from_secs(3);
+pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 const PROBES: u32 = 3;
@@ -212,6 +227,8 @@ mod tests {
     struct Session {
         start: Instant,
         live: Liveness,
+        /// What a data path would say.
+        heard: Heard,
         log: Vec<(u64, Act)>,
     }
 
@@ -221,8 +238,25 @@ mod tests {
             Self {
                 start,
                 live: Liveness::new(start, Duration::from_secs(25), answers),
+                heard: Heard {
+                    datagram: start,
+                    record: start,
+                    sent: None,
+                    owed: None,
+                },
                 log: Vec::new(),
             }
+        }
+
+        fn packet_sent(&mut self, now: Instant) {
+            self.heard.sent = Some(now);
+            self.heard.owed.get_or_insert(now);
+            self.live.sync(&self.heard);
+        }
+
+        fn received(&mut self, now: Instant) {
+            (self.heard.record, self.heard.owed) = (now, None);
+            self.live.sync(&self.heard);
         }
 
         fn at(&self, second: u64) -> Instant {
@@ -237,12 +271,13 @@ mod tests {
                 if at >= self.at(second) {
                     return;
                 }
+                self.live.sync(&self.heard);
                 while let Some(act) = self.live.handle_timeout(at) {
                     self.log.push(((at - self.start).as_secs(), act));
                     match act {
                         Act::Dead(_) => return,
                         Act::Probe(id) if answer => {
-                            self.live.received(at);
+                            self.received(at);
                             self.live.answered(at, id).unwrap();
                         }
                         Act::Probe(_) => {}
@@ -275,8 +310,8 @@ mod tests {
     fn a_packet_without_an_answer_is_followed_by_three_probes_and_death() {
         let mut session = Session::new(true);
 
-        session.live.packet_sent(session.at(10));
-        session.live.packet_sent(session.at(12));
+        session.packet_sent(session.at(10));
+        session.packet_sent(session.at(12));
         session.run_to(100, false);
 
         assert_eq!(session.probes(), [13, 14, 15]);
@@ -287,9 +322,9 @@ mod tests {
     fn any_record_ends_the_probing() {
         let mut session = Session::new(true);
 
-        session.live.packet_sent(session.at(10));
+        session.packet_sent(session.at(10));
         session.run_to(15, false);
-        session.live.received(session.at(15));
+        session.received(session.at(15));
         session.run_to(39, false);
 
         assert_eq!(session.probes(), [13, 14]);
@@ -320,7 +355,7 @@ mod tests {
     fn a_spoke_that_only_receives_keeps_its_mapping() {
         let mut session = Session::new(true);
         for second in 1..60 {
-            session.live.received(session.at(second));
+            session.received(session.at(second));
             session.run_to(second + 1, false);
         }
 
@@ -350,7 +385,7 @@ mod tests {
             {
                 session.log.push((milliseconds / 1000, act));
                 let Act::Probe(id) = act else { break };
-                session.live.received(now);
+                session.received(now);
                 session.live.answered(now, id).unwrap();
             }
         }
@@ -375,10 +410,25 @@ mod tests {
         let mut session = Session::new(false);
 
         for second in 0..300 {
-            session.live.packet_sent(session.at(second));
+            session.packet_sent(session.at(second));
             session.run_to(second + 1, false);
         }
 
+        assert_eq!(session.death(), None);
+    }
+
+    #[test]
+    fn a_packet_that_no_probe_explains_is_forgiven_until_the_next() {
+        let mut session = Session::new(false);
+
+        session.packet_sent(session.at(1));
+        session.run_to(9, false);
+        assert_eq!(session.probes(), [4, 5, 6]);
+
+        session.packet_sent(session.at(9));
+        session.packet_sent(session.at(10));
+        session.run_to(20, false);
+        assert_eq!(session.probes()[3..], [12, 13, 14]);
         assert_eq!(session.death(), None);
     }
 
@@ -387,7 +437,7 @@ mod tests {
         let mut session = Session::new(false);
         session.run_to(26, true);
 
-        session.live.packet_sent(session.at(30));
+        session.packet_sent(session.at(30));
         session.run_to(100, false);
 
         assert_eq!(session.death(), Some((36, Death::Probes)));

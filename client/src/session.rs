@@ -1,87 +1,78 @@
-//! One session with the hub: what is sealed and sent, what is received and
-//! opened, and the heartbeat between.
+//! One session with the hub, in two halves: [`Session`] is what the data
+//! path's threads share, [`Pulse`] what the loop alone keeps, the watch over
+//! the hub and the messages between.
 //!
 //! To a hub that did not announce `Ext` nothing but the meta and IP packets is
 //! ever sent: a control message would end it.
 
 mod counters;
 mod opening;
-mod wire;
+mod pulse;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use dtun_shared::association::{Association, NotSent};
 use dtun_shared::dtls::CipherSuite;
-use dtun_shared::dtls::alert::{Alert, CLOSE_NOTIFY, Level};
 use dtun_shared::dtls::header::ContentType;
-use dtun_shared::meta::{Addresses, Content, Control, HubMeta, Refusal};
+use dtun_shared::meta::{Addresses, HubMeta};
 use dtun_shared::packet::{Echo, Ends, is_udp_to};
-
-use crate::liveness::{Act, Death, Liveness};
-
-use wire::{Wire, split_record};
+use dtun_shared::tun::Tun;
 
 pub(crate) use counters::Counters;
-pub(crate) use opening::{NotOpened, Terms};
+pub(crate) use opening::{NotOpened, Terms, open, split_record};
+pub(crate) use pulse::{Event, Pulse};
 
 /// A session that stands.
 #[derive(Debug)]
 pub(crate) struct Session {
-    wire: Wire,
-    live: Liveness,
-    heartbeat: Heartbeat,
+    association: Association,
+    hub: SocketAddr,
     meta: HubMeta,
     addresses: Addresses,
     /// Our meta's bytes, sent for each copy of the hub's.
     answer: Vec<u8>,
-    /// When to say our meta again, until the hub is known to have it.
-    announce: Option<Instant>,
+    /// How a hub is asked that knows no control messages.
+    echo: Option<Heartbeat>,
     since: Instant,
-    rtt: Option<Duration>,
+    device: OnceLock<Arc<Tun>>,
     counters: Counters,
 }
 
-/// What a datagram of the hub calls for.
+/// The echo whose answer is awaited.
 #[derive(Debug)]
-pub(crate) enum Event {
-    /// The hub said goodbye.
-    Goodbye,
-    /// The hub does not route these networks to us.
-    Refused(Vec<Refusal>),
-    /// A round-trip time, the first of the session or a later one.
-    Rtt(Duration),
+struct Heartbeat {
+    id: u16,
+    newest: AtomicU64,
 }
 
-/// What became of a packet from the device.
+/// What a packet of the device is to the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sent {
-    /// It went out, or was dropped and counted.
-    Done,
-    /// It is a datagram of this very session.
+pub(crate) enum Outward {
+    /// It goes to the hub.
+    Admitted,
+    /// It goes nowhere, and was counted.
+    Dropped,
+    /// The same, and it is a datagram of this very session.
     Looped,
-}
-
-/// How the hub is asked whether it is there.
-#[derive(Clone, Copy, Debug)]
-enum Heartbeat {
-    Control,
-    Echo { id: u16, newest: u64 },
 }
 
 impl Session {
     /// The hub's address.
     pub(crate) fn hub(&self) -> SocketAddr {
-        self.wire.hub
+        self.hub
     }
 
     /// Our end of the path.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.wire.socket.local_addr()
+        self.association.lane().socket().local_addr()
     }
 
     pub(crate) fn suite(&self) -> CipherSuite {
-        self.wire.suite
+        self.association.suite()
     }
 
     pub(crate) fn meta(&self) -> &HubMeta {
@@ -92,194 +83,52 @@ impl Session {
         self.addresses
     }
 
-    pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.rtt
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
-    pub(crate) fn counters(&self) -> Counters {
-        self.counters
+    /// Where the session's packets go, once there is a device.
+    pub(crate) fn device(&self) -> Option<&Arc<Tun>> {
+        self.device.get()
     }
 
-    /// Waits for a datagram of the hub.
-    pub(crate) async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.wire.socket.recv(buf).await.map(|(len, _)| len)
-    }
-
-    /// The next datagram, if one waits.
-    pub(crate) fn try_recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.wire.socket.try_recv(buf).map(|(len, _)| len)
+    /// Gives the session its device, which it keeps.
+    pub(crate) fn attach(&self, device: Arc<Tun>) {
+        self.device.get_or_init(|| device);
     }
 
     /// Whether the keys have been used enough: a session of ours is replaced
     /// long before a limit of RFC 8446, section 5.5.
     pub(crate) fn is_worn(&self, now: Instant) -> bool {
         self.meta.ext
-            && (self.wire.sealer.sealed() >= KEY_RECORDS
-                || self.wire.opened >= KEY_RECORDS
-                || now.duration_since(self.since) >= KEY_AGE)
+            && (self.association.used() >= KEY_RECORDS || now.duration_since(self.since) >= KEY_AGE)
     }
 
-    /// Seals and sends a packet of the device.
-    pub(crate) fn handle_packet(&mut self, now: Instant, packet: &[u8]) -> Sent {
+    /// Whether a packet of the device goes to the hub.
+    pub(crate) fn admits_out(&self, packet: &[u8]) -> Outward {
         let Some(ends) = Ends::of(packet) else {
-            self.counters.unknown += 1;
-            return Sent::Done;
+            self.counters.unknown.add(1);
+            return Outward::Dropped;
         };
         if ends.link_scope() {
-            self.counters.link_scope += 1;
-            return Sent::Done;
+            self.counters.link_scope.add(1);
+            return Outward::Dropped;
         }
-        if ends.destination == self.hub().ip() && is_udp_to(packet, self.hub()) {
-            self.counters.looped += 1;
-            return Sent::Looped;
-        }
-
-        self.live.packet_sent(now);
-        self.send(now, ContentType::ApplicationData, packet);
-        Sent::Done
-    }
-
-    /// Opens a datagram; inner packets go to `deliver`. A device that is full
-    /// or down drops, as any link does.
-    pub(crate) fn handle_datagram(
-        &mut self,
-        now: Instant,
-        mut datagram: &mut [u8],
-        mut deliver: impl FnMut(&[u8]) -> io::Result<()>,
-    ) -> Vec<Event> {
-        let mut events = Vec::new();
-        while let Some((header, record, rest)) = split_record(datagram) {
-            datagram = rest;
-            if header.epoch == 0 {
-                // Anyone can send one; a hub that lost the session does.
-                if header.content == ContentType::Alert {
-                    self.live.suspect(now);
-                }
-                continue;
-            }
-            let Ok((content, plain)) = self.wire.open(record) else {
-                self.counters.refused += 1;
-                continue;
-            };
-            self.live.received(now);
-            match content {
-                ContentType::ApplicationData => {
-                    events.extend(self.handle_content(now, plain, &mut deliver));
-                }
-                ContentType::Alert => {
-                    if Alert::parse(plain).is_some_and(ends_session) {
-                        events.push(Event::Goodbye);
-                    }
-                }
-                // The hub's last flight, again.
-                ContentType::Handshake | ContentType::ChangeCipherSpec => {}
-            }
+        if ends.destination == self.hub.ip() && is_udp_to(packet, self.hub) {
+            self.counters.looped.add(1);
+            return Outward::Looped;
         }
 
-        events
-    }
-
-    /// Notes that the socket said an error: a closed port, or no way there.
-    pub(crate) fn handle_socket_error(&mut self, now: Instant, error: &io::Error) {
-        tracing::debug!(%error, "socket error");
-        self.live.suspect(now);
-    }
-
-    /// When [`Self::handle_timeout`] wants to be called.
-    pub(crate) fn poll_timeout(&self) -> Instant {
-        let at = self.live.poll_timeout();
-
-        self.announce.map_or(at, |announce| at.min(announce))
-    }
-
-    /// Sends the probes that are due; the session is over when it returns a death.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Option<Death> {
-        if self.announce.is_some_and(|at| now >= at) {
-            self.announce(now);
-        }
-        while let Some(act) = self.live.handle_timeout(now) {
-            match act {
-                Act::Probe(id) => self.probe(now, id),
-                Act::Dead(death) => return Some(death),
-            }
-        }
-
-        None
-    }
-
-    /// Says goodbye to the hub.
-    pub(crate) fn close(&mut self, now: Instant) {
-        self.send(now, ContentType::Alert, &Alert::CLOSE_NOTIFY.emit());
-    }
-
-    fn handle_content(
-        &mut self,
-        now: Instant,
-        plain: &[u8],
-        deliver: &mut impl FnMut(&[u8]) -> io::Result<()>,
-    ) -> Option<Event> {
-        match Content::of(plain) {
-            Content::Ip4 | Content::Ip6 => {
-                if let Some(id) = self.echo_answered(plain) {
-                    return self.answered(now, id);
-                }
-                if let Err(error) = deliver(plain) {
-                    self.counters.undelivered += 1;
-                    tracing::trace!(%error, "packet dropped at the device");
-                }
-                None
-            }
-            Content::Control if self.meta.ext => self.handle_message(now, plain),
-            // Whatever the answer, it would end a hub without extensions.
-            Content::Control | Content::Other => {
-                self.counters.unknown += 1;
-                None
-            }
-        }
-    }
-
-    fn handle_message(&mut self, now: Instant, message: &[u8]) -> Option<Event> {
-        match Control::parse(message) {
-            Ok(Control::Ping(id)) => {
-                self.message(now, &Control::Pong(id).emit());
-                None
-            }
-            Ok(Control::Pong(id)) => self.answered(now, id),
-            Ok(Control::Probe(id)) => {
-                self.message(now, &Control::Probed(id).emit());
-                None
-            }
-            Ok(Control::Probed(_)) => None,
-            Ok(Control::Refused(refused)) => Some(Event::Refused(refused)),
-            Err(_) => {
-                if HubMeta::parse(message).is_ok_and(|copy| copy == self.meta) {
-                    let answer = self.answer.clone();
-                    self.message(now, &answer);
-                } else {
-                    self.counters.unknown += 1;
-                }
-                None
-            }
-        }
-    }
-
-    fn answered(&mut self, now: Instant, id: u64) -> Option<Event> {
-        // Our meta stood in the same datagram as the first probes.
-        self.announce = None;
-        let rtt = self.live.answered(now, id)?;
-        self.rtt = Some(rtt);
-
-        Some(Event::Rtt(rtt))
+        Outward::Admitted
     }
 
     /// The number of our probe that `packet` answers; a user's own ping has
     /// another identifier.
-    fn echo_answered(&self, packet: &[u8]) -> Option<u64> {
-        let Heartbeat::Echo { id, newest } = self.heartbeat else {
-            return None;
-        };
+    pub(crate) fn echo_answered(&self, packet: &[u8]) -> Option<u64> {
+        let heartbeat = self.echo.as_ref()?;
         let (echo, ends) = Echo::reply(packet)?;
-        let ours = echo.id == id
+        let newest = heartbeat.newest.load(Ordering::Relaxed);
+        let ours = echo.id == heartbeat.id
             && ends.source == IpAddr::V4(self.addresses.peer4.addr())
             && ends.destination == IpAddr::V4(self.addresses.local4.addr())
             && echo.seq == newest as u16;
@@ -287,72 +136,41 @@ impl Session {
         ours.then_some(newest)
     }
 
-    fn probe(&mut self, now: Instant, id: u64) {
-        match &mut self.heartbeat {
-            Heartbeat::Control => self.message(now, &Control::Ping(id).emit()),
-            Heartbeat::Echo { id: echo, newest } => {
-                *newest = id;
-                let echo = Echo {
-                    id: *echo,
-                    seq: id as u16,
-                };
-                let ends = Ends {
-                    source: self.addresses.local4.addr().into(),
-                    destination: self.addresses.peer4.addr().into(),
-                };
-                if let Some(packet) = echo.request(ends) {
-                    self.send(now, ContentType::ApplicationData, &packet);
-                }
-            }
-        }
+    /// The packet of a probe.
+    fn echo_request(&self, heartbeat: &Heartbeat, id: u64) -> Option<Vec<u8>> {
+        heartbeat.newest.store(id, Ordering::Relaxed);
+        let echo = Echo {
+            id: heartbeat.id,
+            seq: id as u16,
+        };
+
+        echo.request(Ends {
+            source: self.addresses.local4.addr().into(),
+            destination: self.addresses.peer4.addr().into(),
+        })
     }
 
-    /// Says our meta, and in the same datagram what shows that it came.
-    fn announce(&mut self, now: Instant) {
-        let id = self.live.probe(now);
-        match self.heartbeat {
-            Heartbeat::Control => {
-                self.announce = Some(now + ANNOUNCE_EVERY);
-                let (answer, ping) = (self.answer.clone(), Control::Ping(id).emit());
-                self.send_all(now, ContentType::ApplicationData, &[&answer, &ping]);
+    /// Seals and sends a datagram of records beside the data path.
+    fn send(&self, content: ContentType, plains: &[&[u8]]) -> Result<(), NotSent> {
+        match self.association.send(content, plains) {
+            // The error belongs to an earlier datagram; this one was not sent.
+            Err(NotSent::Io(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                self.association.send(content, plains)?;
+                Err(error.into())
             }
-            // The meta went out first and once: a second would end this hub.
-            Heartbeat::Echo { .. } => {
-                self.announce = None;
-                self.probe(now, id);
-            }
-        }
-    }
-
-    fn message(&mut self, now: Instant, message: &[u8]) {
-        self.live.record_sent(now);
-        self.send(now, ContentType::ApplicationData, message);
-    }
-
-    fn send(&mut self, now: Instant, content: ContentType, plain: &[u8]) {
-        self.send_all(now, content, &[plain]);
-    }
-
-    fn send_all(&mut self, now: Instant, content: ContentType, plains: &[&[u8]]) {
-        match self.wire.send(content, plains) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.counters.unsent += 1,
-            Err(error) => {
-                self.counters.unsent += 1;
-                self.handle_socket_error(now, &error);
-            }
+            result => result,
         }
     }
 }
 
-/// Every authenticated fatal alert ends a session as well as a goodbye does.
-fn ends_session(alert: Alert) -> bool {
-    alert.description == CLOSE_NOTIFY || alert.level == Level::Fatal
+impl AsRef<Association> for Session {
+    fn as_ref(&self) -> &Association {
+        &self.association
+    }
 }
 
 const KEY_RECORDS: u64 = 1 << 28;
 const KEY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
 //! The spoke's loop: a session, the tunnel that outlives it, the next session.
+//! Packets pass beside it, on the data path's threads.
 //!
 //! [`Spoke`] owns all of it. Its work can be dropped at any await, which is
 //! how a stop comes; what is left then is taken down by [`Spoke::goodbye`].
@@ -14,10 +15,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use dtun_shared::device::DeviceError;
+use dtun_shared::datapath::{Datapath, Key};
 use dtun_shared::link::{Changes, Netlink};
-use dtun_shared::sleep::slept;
+use dtun_shared::sleep::{Wakes, slept};
 use dtun_shared::status::has_net_admin;
+use dtun_shared::tun::DeviceError;
 
 use crate::attempt::Credentials;
 use crate::backoff::Backoff;
@@ -25,7 +27,8 @@ use crate::config::SpokeConfig;
 use crate::hint::{default_hint, random};
 use crate::hooks::Hooks;
 use crate::report::Teller;
-use crate::session::{Session, Terms};
+use crate::session::{Pulse, Terms};
+use crate::side::{Notes, SpokeSide};
 use crate::tunnel::Tunnel;
 use crate::uplink::{Network, Way, way_to};
 use away::{Meanwhile, Outcome};
@@ -58,8 +61,15 @@ struct Spoke {
     hint: String,
     netlink: Netlink,
     changes: Changes,
-    session: Option<Box<Session>>,
+    datapath: Datapath<SpokeSide>,
+    side: Arc<SpokeSide>,
+    notes: Notes,
+    session: Option<Pulse>,
+    /// The session's socket in the data path.
+    socket: Option<Key>,
     tunnel: Option<Tunnel>,
+    /// The tunnel's device in the data path.
+    device: Option<Key>,
     hooks: Hooks,
     /// What the hooks were told last; none while the tunnel is down for them.
     hooked: Option<Hooked>,
@@ -74,17 +84,13 @@ struct Spoke {
     /// When to look at the network: changes come in bursts.
     look: Option<Instant>,
     slept: Duration,
-    /// When to ask next whether the machine slept: its timers sleep too.
-    tick: Instant,
-    /// Packets read from the device while there was no session.
-    homeless: u64,
+    /// None where the kernel does not tell of the end of a sleep.
+    wakes: Option<Wakes>,
     told_nothing_routed: bool,
     told_loop: bool,
     told_left_out: bool,
     /// The hook's routes would cut the session off again.
     withhold_hook: bool,
-    inner: Vec<u8>,
-    outer: Vec<u8>,
 }
 
 /// How a session ended.
@@ -108,6 +114,9 @@ impl Spoke {
             .hint
             .clone()
             .unwrap_or_else(|| default_hint(config.state.as_deref()));
+        let (side, notes) = SpokeSide::new();
+        let datapath = Datapath::start(Arc::clone(&side), workers())
+            .context("failed to start the data path")?;
 
         Ok(Self {
             changes: netlink.watch().context("failed to watch the network")?,
@@ -115,8 +124,13 @@ impl Spoke {
             config,
             hint,
             netlink,
+            datapath,
+            side,
+            notes,
             session: None,
+            socket: None,
             tunnel: None,
+            device: None,
             hooked: None,
             known: Vec::new(),
             backoff: Backoff::default(),
@@ -125,14 +139,13 @@ impl Spoke {
             network: Network::default(),
             look: None,
             slept: slept().unwrap_or_default(),
-            tick: Instant::now(),
-            homeless: 0,
+            wakes: Wakes::new()
+                .inspect_err(|error| tracing::debug!(%error, "sleeps are not told"))
+                .ok(),
             told_nothing_routed: false,
             told_loop: false,
             told_left_out: false,
             withhold_hook: false,
-            inner: vec![0; MAX_PACKET],
-            outer: vec![0; MAX_PACKET],
         })
     }
 
@@ -146,8 +159,9 @@ impl Spoke {
             let end = self.carry().await;
             self.away = Instant::now();
 
-            if let Some(session) = self.session.take() {
-                tracing::info!(reason = %end, dropped = %session.counters(), "tunnel down");
+            if let Some(pulse) = self.let_session_go() {
+                let dropped = pulse.session().counters();
+                tracing::info!(reason = %end, %dropped, "tunnel down");
             }
             // Two machines that share a hint end each other's sessions, and a
             // script may: they must not do so as fast as they can.
@@ -220,6 +234,7 @@ impl Spoke {
                 mtu: self.config.mtu,
                 routes,
                 keepalive: self.config.keepalive,
+                offload: self.config.offload,
             },
         })
     }
@@ -234,20 +249,27 @@ impl Spoke {
 
     /// Leaves nothing behind: hub, hooks, device.
     async fn goodbye(mut self) {
-        if let Some(mut session) = self.session.take() {
-            session.close(Instant::now());
-            tracing::info!(reason = "stopped", dropped = %session.counters(), "tunnel down");
+        if let Some(mut pulse) = self.let_session_go() {
+            pulse.close(Instant::now());
+            let dropped = pulse.session().counters();
+            tracing::info!(reason = "stopped", %dropped, "tunnel down");
         }
         if self.hooked.is_some() {
             self.ask_down().await;
         }
         self.hooks.finish().await;
+        drop(self.datapath); // Its threads end, and let go of the device.
         if let Some(tunnel) = self.tunnel
             && let Err(error) = tunnel.remove().await
         {
             tracing::warn!(%error, "failed to clean the device up");
         }
     }
+}
+
+/// How many threads packets are to pass on.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(WORKERS))
 }
 
 /// Says at once what would be found out only after the first session.
@@ -270,4 +292,5 @@ async fn check_rights(netlink: &Netlink, tun: Option<&str>) -> anyhow::Result<()
 /// A session that stood that long is followed by a dial at once.
 const SETTLED: Duration = Duration::from_secs(10);
 
-const MAX_PACKET: usize = 65_535;
+/// One for each direction of a busy tunnel.
+const WORKERS: usize = 2;

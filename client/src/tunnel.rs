@@ -7,19 +7,19 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::Arc;
 
-use dtun_shared::device::{DeviceError, Tun};
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::link::{Netlink, RouteKind, Via};
 use dtun_shared::meta::Addresses;
 use dtun_shared::pmtu::carried;
+use dtun_shared::tun::{DeviceError, Tun};
 use ipnet::IpNet;
 
 /// A tunnel's end on this machine.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
-    tun: Tun,
+    tun: Arc<Tun>,
     netlink: Netlink,
     plan: Plan,
     /// Whether the device was there before us.
@@ -58,6 +58,7 @@ impl Tunnel {
     pub(crate) async fn create(
         netlink: &Netlink,
         name: Option<&str>,
+        offload: bool,
         plan: Plan,
     ) -> Result<Self, TunnelError> {
         let attached = match name {
@@ -68,7 +69,7 @@ impl Tunnel {
                 .is_some(),
             None => false,
         };
-        let tun = Tun::create(name.unwrap_or(ANY_NAME), false)?;
+        let tun = Arc::new(Tun::create(name.unwrap_or(ANY_NAME), false, offload)?);
         let mut tunnel = Self {
             tun,
             netlink: netlink.clone(),
@@ -97,6 +98,11 @@ impl Tunnel {
         self.tun.index()
     }
 
+    /// The device, for the data path.
+    pub(crate) fn device(&self) -> Arc<Tun> {
+        Arc::clone(&self.tun)
+    }
+
     pub(crate) fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -104,28 +110,6 @@ impl Tunnel {
     /// Whether packets can be routed into the device.
     pub(crate) fn is_up(&self) -> bool {
         self.up
-    }
-
-    /// Reads one packet; a device that is down has none.
-    pub(crate) async fn recv(&self, buf: &mut [u8]) -> usize {
-        loop {
-            match self.tun.recv(buf).await {
-                Ok(len) => return len,
-                Err(error) => {
-                    tracing::trace!(%error, "device gives no packets");
-                    tokio::time::sleep(DOWN_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    /// The next packet, if one waits.
-    pub(crate) fn try_recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.tun.try_recv(buf)
-    }
-
-    pub(crate) fn try_send(&self, packet: &[u8]) -> io::Result<()> {
-        self.tun.try_send(packet)
     }
 
     /// Sets the device up with all that it is to have; what is there stays.
@@ -352,9 +336,6 @@ const GO_BUFFER: u16 = 1500;
 
 /// In /etc/iproute2/rt_protos: routes that come with an address.
 const KERNEL: u8 = 2;
-
-/// How often a device that is down is looked at.
-const DOWN_PAUSE: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@
 //! pass beside them, and whoever keeps watch over the peer reads the clocks.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -73,6 +73,12 @@ impl Association {
         self.opener().open(record)
     }
 
+    /// How many records have been sealed under one key, the other end's or
+    /// ours, whichever is more.
+    pub fn used(&self) -> u64 {
+        self.sealer.sealed().max(self.opener().newest())
+    }
+
     /// The receiving side, for a run of records; never kept over a system call.
     pub(crate) fn opener(&self) -> MutexGuard<'_, Opener> {
         lock(&self.opener)
@@ -118,14 +124,18 @@ impl Association {
         clocks.set(&clocks.sent, now);
         if clocks.owed.load(Ordering::Relaxed) == NEVER {
             clocks.set(&clocks.owed, now);
+            // With its twin in `unwatch`: one of the two sees the other's store.
+            fence(Ordering::SeqCst);
         }
 
         !clocks.watched.load(Ordering::Relaxed) && !clocks.watched.swap(true, Ordering::AcqRel)
     }
 
-    /// Nobody watches over answers from now on.
+    /// Nobody watches over answers from now on. A look at [`Self::heard`]
+    /// after it sees what was sent before; what is sent later is told of.
     pub fn unwatch(&self) {
         self.clocks.watched.store(false, Ordering::Release);
+        fence(Ordering::SeqCst);
     }
 
     pub fn heard(&self) -> Heard {

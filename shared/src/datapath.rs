@@ -101,6 +101,12 @@ impl<S: Side> Datapath<S> {
     /// Receives on a socket from now on; what came before is in it.
     pub fn add_socket(&self, socket: UdpSocket) -> io::Result<(Key, Arc<Lane>)> {
         let lane = Arc::new(Lane::new(socket)?);
+
+        Ok((self.add_lane(Arc::clone(&lane))?, lane))
+    }
+
+    /// The same for a socket that has been spoken by already; once.
+    pub fn add_lane(&self, lane: Arc<Lane>) -> io::Result<Key> {
         let token = self.core.token();
         self.core
             .insert(room(token), Source::Room(Arc::clone(&lane)));
@@ -109,7 +115,7 @@ impl<S: Side> Datapath<S> {
         let fd = lane.socket().as_fd();
         self.core.epoll.add(fd, token, worker::READ)?;
 
-        Ok((Key(token), lane))
+        Ok(Key(token))
     }
 
     /// Reads from a device from now on.

@@ -170,6 +170,12 @@ impl Opener {
 
         Ok((header.content, &mut sealed[..plain_len]))
     }
+
+    /// The highest sequence number of what was opened; 0 before.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.window.newest()
+    }
 }
 
 impl fmt::Debug for Opener {

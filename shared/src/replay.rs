@@ -46,6 +46,11 @@ impl ReplayWindow {
 
         Ok(())
     }
+
+    /// The highest sequence number accepted; 0 before.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
 }
 
 impl Default for ReplayWindow {

@@ -1,12 +1,13 @@
 //! The main job: packets and streams between a spoke and its hub.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::network::Network;
 use crate::relay::{Direction, Relay, Weather};
 use crate::traffic::{Pinged, ping, reaches, transfer};
 use crate::tunnel::{HUB4, HUB6, Hub, Spoke};
+use crate::wait::until_true;
 
 #[test]
 fn ipv4_and_ipv6_flow_both_ways() {
@@ -36,6 +37,25 @@ fn the_tunnel_stands_over_ipv6() {
 
     reaches(&spoke.host, HUB4);
     transfer(&hub.host, &spoke.host, lease.ip4, 1_000_000);
+}
+
+#[test]
+fn an_idle_spoke_sleeps_until_the_keepalive() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &["-keepalive", "5m"]);
+    let (spoke, _) = Spoke::up(&network, 2, &["-keepalive", "5m"]);
+    reaches(&spoke.host, HUB4);
+
+    // The watch for an answer ends 3 s after the ping, and the links' own
+    // packets end too.
+    let (mut last, mut since) = (spoke.switches(), Instant::now());
+    until_true("six seconds asleep", Duration::from_secs(60), || {
+        let switches = spoke.switches();
+        if switches != last {
+            (last, since) = (switches, Instant::now());
+        }
+        since.elapsed() >= Duration::from_secs(6)
+    });
 }
 
 #[test]

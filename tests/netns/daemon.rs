@@ -107,6 +107,17 @@ impl Daemon {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
 
+    /// How often any of its threads has been put on a processor.
+    pub(crate) fn switches(&self) -> u64 {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let status = threads.map(|thread| {
+            let path = thread.unwrap().path().join("status");
+            std::fs::read_to_string(path).unwrap_or_default()
+        });
+
+        status.map(|text| switches_in(&text)).sum()
+    }
+
     /// Kills it as nothing can catch, and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
@@ -142,6 +153,14 @@ impl Drop for Daemon {
             eprintln!("---- {:?}\n{}", self.command, self.text());
         }
     }
+}
+
+fn switches_in(status: &str) -> u64 {
+    status
+        .lines()
+        .filter_map(|line| line.split_once("ctxt_switches:"))
+        .map(|(_, count)| count.trim().parse::<u64>().unwrap())
+        .sum()
 }
 
 /// The value of `name=` in a log line, without quotes.

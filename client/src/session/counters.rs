@@ -1,35 +1,63 @@
 //! What a session dropped, by reason.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Packets and records that went nowhere.
-#[derive(Clone, Copy, Debug, Default)]
+use dtun_shared::datapath::Dropped;
+
+/// Packets and records that went nowhere; any thread counts.
+#[derive(Debug, Default)]
 pub(crate) struct Counters {
     /// Records that do not authenticate, are old or malformed.
-    pub(crate) refused: u64,
+    pub(crate) refused: Counter,
     /// Content that is neither a packet nor a message.
-    pub(crate) unknown: u64,
+    pub(crate) unknown: Counter,
     /// Datagrams that the socket did not take.
-    pub(crate) unsent: u64,
+    pub(crate) unsent: Counter,
     /// Packets that the device did not take.
-    pub(crate) undelivered: u64,
+    pub(crate) undelivered: Counter,
+    /// Packets that the path does not carry whole; their senders were told.
+    pub(crate) too_big: Counter,
+    /// Packets that met congestion and could not say so (RFC 6040).
+    pub(crate) congested: Counter,
     /// Packets of a link's own: multicast and link-local.
-    pub(crate) link_scope: u64,
+    pub(crate) link_scope: Counter,
     /// Our own datagrams, read from our own device.
-    pub(crate) looped: u64,
+    pub(crate) looped: Counter,
+    /// Messages of the hub that came faster than they were read.
+    pub(crate) unread: Counter,
+}
+
+impl Counters {
+    /// Counts what the data path dropped.
+    pub(crate) fn count(&self, dropped: Dropped, packets: usize) {
+        let counter = match dropped {
+            Dropped::Record(_) | Dropped::Malformed | Dropped::OutOfPlace => &self.refused,
+            Dropped::NotIp | Dropped::NotCut => &self.unknown,
+            Dropped::Device | Dropped::NoDevice => &self.undelivered,
+            Dropped::TooBig => &self.too_big,
+            Dropped::Exhausted | Dropped::SocketFull | Dropped::Unsent => &self.unsent,
+            Dropped::Congestion => &self.congested,
+        };
+        counter.add(packets);
+    }
 }
 
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut any = false;
-        for (name, count) in [
-            ("refused", self.refused),
-            ("unknown", self.unknown),
-            ("unsent", self.unsent),
-            ("undelivered", self.undelivered),
-            ("link_scope", self.link_scope),
-            ("looped", self.looped),
+        for (name, counter) in [
+            ("refused", &self.refused),
+            ("unknown", &self.unknown),
+            ("unsent", &self.unsent),
+            ("undelivered", &self.undelivered),
+            ("too_big", &self.too_big),
+            ("congested", &self.congested),
+            ("link_scope", &self.link_scope),
+            ("looped", &self.looped),
+            ("unread", &self.unread),
         ] {
+            let count = counter.get();
             if count > 0 {
                 write!(f, "{}{name}={count}", if any { " " } else { "" })?;
                 any = true;
@@ -37,5 +65,19 @@ impl fmt::Display for Counters {
         }
 
         if any { Ok(()) } else { f.write_str("none") }
+    }
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, count: usize) {
+        self.0.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }

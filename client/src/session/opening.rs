@@ -6,23 +6,25 @@
 //! answer.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use dtun_shared::dtls::CipherSuite;
+use dtun_shared::association::Association;
+use dtun_shared::datapath::Lane;
 use dtun_shared::dtls::alert::Alert;
-use dtun_shared::dtls::header::ContentType;
+use dtun_shared::dtls::header::{ContentType, RecordHeader};
+use dtun_shared::dtls::{CipherSuite, RECORD_HEADER};
 use dtun_shared::link;
 use dtun_shared::meta::{Content, HubMeta, MetaError, SpokeMeta};
 use dtun_shared::record::{Opener, Sealer};
-use dtun_shared::udp::UdpSocket;
+use dtun_shared::udp::{Path, UdpSocket};
 use ipnet::IpNet;
 
-use super::wire::{Wire, split_record};
-use super::{Counters, Heartbeat, Session, ends_session};
+use super::pulse::ends_session;
+use super::{Counters, Heartbeat, Pulse, Session};
 use crate::dial::Dialled;
 use crate::hint::random;
-use crate::liveness::Liveness;
 use crate::tunnel::own_mtu;
 
 /// What the spoke brings to a session.
@@ -34,6 +36,8 @@ pub(crate) struct Terms {
     /// MTUs of the routes to hubs, in bytes.
     pub(crate) routes: Vec<(IpAddr, u32)>,
     pub(crate) keepalive: Duration,
+    /// Let the kernel cut what is sent and gather what comes.
+    pub(crate) offload: bool,
 }
 
 impl Terms {
@@ -59,127 +63,140 @@ pub(crate) enum NotOpened {
     Io(#[from] std::io::Error),
 }
 
-impl Session {
-    /// Waits for the hub's meta and answers it.
-    pub(crate) async fn open(
-        socket: Arc<UdpSocket>,
-        hub: SocketAddr,
-        dialled: Dialled,
-        terms: &Terms,
-    ) -> Result<Self, NotOpened> {
-        let suite = dialled.secrets.suite;
-        let keys = dialled.secrets.keys();
-        let mut wire = Wire {
-            socket,
-            hub,
-            suite,
-            sealer: Sealer::new(suite, &keys.client, 1, dialled.next_seq),
-            opener: Opener::new(suite, &keys.server, 1),
-            opened: 0,
-            out: Vec::with_capacity(2048),
-        };
+/// Waits for the hub's meta and answers it.
+///
+/// The socket leaves the runtime with the session: the data path's threads
+/// wait for its datagrams.
+pub(crate) async fn open(
+    socket: UdpSocket,
+    hub: SocketAddr,
+    dialled: Dialled,
+    terms: &Terms,
+) -> Result<Pulse, NotOpened> {
+    let suite = dialled.secrets.suite;
+    let keys = dialled.secrets.keys();
+    let sealer = Arc::new(Sealer::new(suite, &keys.client, 1, dialled.next_seq));
+    let mut opener = Opener::new(suite, &keys.server, 1);
 
-        let wait = match suite {
-            CipherSuite::Ccm8 => META_ONCE,
-            CipherSuite::Gcm | CipherSuite::Ccm => META_REPEATED,
-        };
-        let mut meta = tokio::time::timeout(wait, wire.first_meta(dialled.early))
-            .await
-            .unwrap_or(Err(NotOpened::NoMeta))?;
-        let Some(mut addresses) = meta.addresses else {
-            // A goodbye that is lost costs the hub an idle session for a while.
-            if let Err(error) = wire.send(ContentType::Alert, &[&Alert::CLOSE_NOTIFY.emit()]) {
-                tracing::debug!(%error, "failed to say goodbye");
-            }
-            return Err(NotOpened::Refused(meta.error.unwrap_or_default()));
-        };
-        if !link::takes_ip6() {
-            meta.out6 = false;
-            addresses.ip6 = None;
-        }
-
-        let now = Instant::now();
-        let mut session = Self {
-            wire,
-            live: Liveness::new(now, terms.keepalive, meta.ext),
-            heartbeat: if meta.ext {
-                Heartbeat::Control
-            } else {
-                Heartbeat::Echo {
-                    id: random() as u16,
-                    newest: 0,
-                }
-            },
-            answer: answer(&meta, terms, terms.mtu_towards(hub.ip(), suite)).emit(),
-            announce: None,
-            since: now,
-            rtt: None,
-            counters: Counters::default(),
-            meta,
-            addresses,
-        };
-        session.greet(now);
-
-        Ok(session)
+    let wait = match suite {
+        CipherSuite::Ccm8 => META_ONCE,
+        CipherSuite::Gcm | CipherSuite::Ccm => META_REPEATED,
+    };
+    let first_meta = first_meta(&socket, &mut opener, dialled.early);
+    let mut meta = tokio::time::timeout(wait, first_meta)
+        .await
+        .unwrap_or(Err(NotOpened::NoMeta))?;
+    let Some(mut addresses) = meta.addresses else {
+        say_goodbye(&socket, &sealer);
+        return Err(NotOpened::Refused(meta.error.unwrap_or_default()));
+    };
+    if !link::takes_ip6() {
+        meta.out6 = false;
+        addresses.ip6 = None;
     }
 
-    /// Answers the hub's meta and starts measuring.
-    fn greet(&mut self, now: Instant) {
-        match self.heartbeat {
-            Heartbeat::Control => self.announce(now),
-            Heartbeat::Echo { .. } => {
-                let answer = self.answer.clone();
-                self.message(now, &answer);
-                // An echo that overtook the meta would be taken for it.
-                self.announce = Some(now + AFTER_META);
-            }
+    let now = Instant::now();
+    let path = Path {
+        peer: hub,
+        local: None,
+    };
+    let packets = socket.for_packets()?;
+    if !terms.offload {
+        packets.set_offload(false)?;
+    }
+    drop(socket);
+    let lane = Arc::new(Lane::new(packets)?);
+    let association = Association::new(suite, sealer, opener, path, lane, now);
+    if meta.ext {
+        association.widen();
+    }
+    let session = Session {
+        association,
+        hub,
+        answer: answer(&meta, terms, terms.mtu_towards(hub.ip(), suite)).emit(),
+        echo: (!meta.ext).then(|| Heartbeat {
+            id: random() as u16,
+            newest: AtomicU64::new(0),
+        }),
+        since: now,
+        device: OnceLock::new(),
+        counters: Counters::default(),
+        meta,
+        addresses,
+    };
+
+    Ok(Pulse::new(now, session, terms.keepalive))
+}
+
+async fn first_meta(
+    socket: &UdpSocket,
+    opener: &mut Opener,
+    early: Vec<Vec<u8>>,
+) -> Result<HubMeta, NotOpened> {
+    for mut record in early {
+        if let Some(meta) = meta_in(opener, &mut record)? {
+            return Ok(meta);
+        }
+    }
+    let mut buf = vec![0; MAX_DATAGRAM];
+    loop {
+        let len = match socket.recv(&mut buf).await {
+            Ok((len, _)) => len,
+            // Anyone can forge what says so; the deadline decides.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(meta) = meta_in(opener, &mut buf[..len])? {
+            return Ok(meta);
         }
     }
 }
 
-impl Wire {
-    async fn first_meta(&mut self, early: Vec<Vec<u8>>) -> Result<HubMeta, NotOpened> {
-        for mut record in early {
-            if let Some(meta) = self.meta_in(&mut record)? {
-                return Ok(meta);
+/// The meta among the records of a datagram.
+fn meta_in(opener: &mut Opener, mut datagram: &mut [u8]) -> Result<Option<HubMeta>, NotOpened> {
+    while let Some((_, record, rest)) = split_record(datagram) {
+        datagram = rest;
+        let Ok((content, plain)) = opener.open(record) else {
+            continue;
+        };
+        match content {
+            ContentType::ApplicationData if Content::of(plain) == Content::Control => {
+                return Ok(Some(HubMeta::parse(plain)?));
             }
-        }
-        let mut buf = vec![0; MAX_DATAGRAM];
-        loop {
-            let len = match self.socket.recv(&mut buf).await {
-                Ok((len, _)) => len,
-                // Anyone can forge what says so; the deadline decides.
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => continue,
-                Err(error) => return Err(error.into()),
-            };
-            if let Some(meta) = self.meta_in(&mut buf[..len])? {
-                return Ok(meta);
+            ContentType::Alert if Alert::parse(plain).is_some_and(ends_session) => {
+                return Err(NotOpened::Closed);
             }
+            ContentType::ApplicationData
+            | ContentType::Alert
+            | ContentType::Handshake
+            | ContentType::ChangeCipherSpec => {}
         }
     }
 
-    /// The meta among the records of a datagram.
-    fn meta_in(&mut self, mut datagram: &mut [u8]) -> Result<Option<HubMeta>, NotOpened> {
-        while let Some((_, record, rest)) = split_record(datagram) {
-            datagram = rest;
-            let Ok((content, plain)) = self.open(record) else {
-                continue;
-            };
-            match content {
-                ContentType::ApplicationData if Content::of(plain) == Content::Control => {
-                    return Ok(Some(HubMeta::parse(plain)?));
-                }
-                ContentType::Alert if Alert::parse(plain).is_some_and(ends_session) => {
-                    return Err(NotOpened::Closed);
-                }
-                ContentType::ApplicationData
-                | ContentType::Alert
-                | ContentType::Handshake
-                | ContentType::ChangeCipherSpec => {}
-            }
-        }
+    Ok(None)
+}
 
-        Ok(None)
+/// The first record of a datagram, and what follows it.
+pub(crate) fn split_record(datagram: &mut [u8]) -> Option<(RecordHeader, &mut [u8], &mut [u8])> {
+    let header = RecordHeader::parse(datagram)?;
+    let (record, rest) = datagram.split_at_mut_checked(RECORD_HEADER + header.len)?;
+
+    Some((header, record, rest))
+}
+
+/// A goodbye that is lost costs the hub an idle session for a while.
+fn say_goodbye(socket: &UdpSocket, sealer: &Sealer) {
+    let mut datagram = Vec::new();
+    let sealed = sealer.seal(
+        ContentType::Alert,
+        &Alert::CLOSE_NOTIFY.emit(),
+        &mut datagram,
+    );
+    let sent = sealed
+        .map_err(std::io::Error::other)
+        .and_then(|()| socket.try_send_to_peer(&datagram));
+    if let Err(error) = sent {
+        tracing::debug!(%error, "failed to say goodbye");
     }
 }
 
@@ -203,5 +220,4 @@ const META_REPEATED: Duration = Duration::from_secs(17);
 /// after it has run `ip` three times.
 const META_ONCE: Duration = Duration::from_secs(4);
 
-const AFTER_META: Duration = Duration::from_millis(200);
 const MAX_DATAGRAM: usize = 65_535;

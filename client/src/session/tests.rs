@@ -1,19 +1,20 @@
 //! A session against the hub's end of its socket, on loopback.
 
-use std::sync::Arc;
-
+use dtun_shared::datapath::{Dropped, Side};
 use dtun_shared::dtls::RECORD_HEADER;
-use dtun_shared::dtls::alert::DECRYPT_ERROR;
-use dtun_shared::dtls::header::{emit_plaintext, records};
+use dtun_shared::dtls::alert::{Alert, DECRYPT_ERROR};
+use dtun_shared::dtls::header::{Look, emit_plaintext, look, records};
 use dtun_shared::dtls::schedule::{MasterSecret, Secrets};
-use dtun_shared::meta::SpokeMeta;
+use dtun_shared::meta::{Content, Control, SpokeMeta};
 use dtun_shared::record::{Opener, Sealer};
 use dtun_shared::udp::UdpSocket;
 use tokio::net::UdpSocket as Peer;
 use tokio::time::timeout;
 
+use super::pulse::ANNOUNCE_EVERY;
 use super::*;
 use crate::dial::Dialled;
+use crate::side::{Note, Notes, Said, SpokeSide};
 
 /// The hub's end.
 struct Hub {
@@ -64,7 +65,7 @@ impl Hub {
 }
 
 /// A session's beginning: the spoke's socket, its part of a handshake, the hub.
-async fn handshake() -> (Arc<UdpSocket>, Dialled, Hub) {
+async fn handshake() -> (UdpSocket, Dialled, Hub) {
     let peer = Peer::bind("127.0.0.1:0").await.unwrap();
     let socket = UdpSocket::connect(peer.local_addr().unwrap()).unwrap();
     let secrets = Secrets {
@@ -86,18 +87,77 @@ async fn handshake() -> (Arc<UdpSocket>, Dialled, Hub) {
         early: Vec::new(),
     };
 
-    (Arc::new(socket), dialled, hub)
+    (socket, dialled, hub)
 }
 
-async fn session(meta: &HubMeta) -> (Session, Hub) {
+/// The spoke's end.
+struct Spoke {
+    pulse: Pulse,
+    side: Arc<SpokeSide>,
+    notes: Notes,
+}
+
+impl Spoke {
+    fn session(&self) -> &Arc<Session> {
+        self.pulse.session()
+    }
+
+    /// Takes a datagram as the data path and the loop do; returns the packets
+    /// for the device and the events.
+    fn receive(&mut self, mut datagram: Vec<u8>) -> (Vec<Vec<u8>>, Vec<Event>) {
+        let session = Arc::clone(self.session());
+        let association: &Association = (*session).as_ref();
+        let mut packets = Vec::new();
+
+        let mut rest = &mut datagram[..];
+        if look(rest) != Look::Epoch1(ContentType::ApplicationData) {
+            let path = association.path();
+            self.side
+                .stray(std::mem::take(&mut rest), &path, association.lane());
+        }
+        while let Some((_, record, tail)) = split_record(rest) {
+            rest = tail;
+            match association.open(record) {
+                Ok((content, plain)) => {
+                    association.handle_record(Instant::now(), &association.path());
+                    if Content::of(plain) == Content::Control {
+                        self.side.message(&session, content, plain);
+                    } else if self.side.admits_in(&session, plain) {
+                        packets.push(plain.to_vec());
+                    }
+                }
+                Err(refused) => self.side.count(Dropped::Record(refused), 1),
+            }
+        }
+
+        let events = self.notes().into_iter().filter_map(|note| match note {
+            Note::Message(message) => match message.said {
+                Said::Record(content, plain) => {
+                    self.pulse.handle_record(message.at, content, &plain)
+                }
+                Said::Echo(id) => self.pulse.handle_answer(message.at, id),
+            },
+            Note::Suspect | Note::Unwatched | Note::Looped => None,
+        });
+        (packets, events.collect())
+    }
+
+    fn notes(&mut self) -> Vec<Note> {
+        std::iter::from_fn(|| self.notes.try_recv()).collect()
+    }
+}
+
+async fn spoke(meta: &HubMeta) -> (Spoke, Hub) {
     let (socket, dialled, hub) = handshake().await;
     hub.say(ContentType::ApplicationData, &meta.emit()).await;
     let at = hub.socket.local_addr().unwrap();
 
-    (
-        Session::open(socket, at, dialled, &terms()).await.unwrap(),
-        hub,
-    )
+    let pulse = open(socket, at, dialled, &terms()).await.unwrap();
+    let (side, notes) = SpokeSide::new();
+    side.set(Some(Arc::clone(pulse.session())));
+    let spoke = Spoke { pulse, side, notes };
+
+    (spoke, hub)
 }
 
 fn terms() -> Terms {
@@ -108,6 +168,7 @@ fn terms() -> Terms {
         mtu: None,
         routes: Vec::new(),
         keepalive: Duration::from_secs(25),
+        offload: true,
     }
 }
 
@@ -123,23 +184,12 @@ fn meta(ext: bool) -> HubMeta {
     }
 }
 
-/// Opens a datagram; returns the packets for the device and the events.
-fn receive(session: &mut Session, mut datagram: Vec<u8>) -> (Vec<Vec<u8>>, Vec<Event>) {
-    let mut packets = Vec::new();
-    let events = session.handle_datagram(Instant::now(), &mut datagram, |packet| {
-        packets.push(packet.to_vec());
-        Ok(())
-    });
-
-    (packets, events)
-}
-
 #[tokio::test]
 async fn nothing_is_sent_before_the_hubs_meta() {
     let (socket, dialled, hub) = handshake().await;
     let at = hub.socket.local_addr().unwrap();
     let terms = terms();
-    let opening = Session::open(socket, at, dialled, &terms);
+    let opening = open(socket, at, dialled, &terms);
     tokio::pin!(opening);
 
     tokio::select! {
@@ -157,14 +207,14 @@ async fn a_meta_that_came_during_the_handshake_is_taken() {
     dialled.early = vec![hub.record(ContentType::ApplicationData, &meta(true).emit())];
     let at = hub.socket.local_addr().unwrap();
 
-    let session = Session::open(socket, at, dialled, &terms()).await.unwrap();
+    let pulse = open(socket, at, dialled, &terms()).await.unwrap();
 
-    assert_eq!(session.addresses(), meta(true).addresses.unwrap());
+    assert_eq!(pulse.session().addresses(), meta(true).addresses.unwrap());
 }
 
 #[tokio::test]
 async fn a_hub_of_ours_gets_the_meta_until_it_has_it_and_again_for_each_copy() {
-    let (mut session, mut hub) = session(&meta(true)).await;
+    let (mut spoke, mut hub) = spoke(&meta(true)).await;
 
     // The probe in the same datagram shows whether the meta came.
     let said = hub.hear().await;
@@ -175,7 +225,7 @@ async fn a_hub_of_ours_gets_the_meta_until_it_has_it_and_again_for_each_copy() {
     };
 
     // Lost: both are said again.
-    session.handle_timeout(Instant::now() + ANNOUNCE_EVERY);
+    spoke.pulse.handle_timeout(Instant::now() + ANNOUNCE_EVERY);
     let said = hub.hear().await;
     assert_eq!(SpokeMeta::parse(&said[0]).unwrap(), answer);
     let Ok(Control::Ping(second)) = Control::parse(&said[1]) else {
@@ -184,19 +234,19 @@ async fn a_hub_of_ours_gets_the_meta_until_it_has_it_and_again_for_each_copy() {
     assert!(second > first);
 
     let pong = hub.record(ContentType::ApplicationData, &Control::Pong(second).emit());
-    let (_, events) = receive(&mut session, pong);
+    let (_, events) = spoke.receive(pong);
     assert!(matches!(events[..], [Event::Rtt(_)]), "{events:?}");
-    session.handle_timeout(Instant::now() + ANNOUNCE_EVERY);
+    spoke.pulse.handle_timeout(Instant::now() + ANNOUNCE_EVERY);
     hub.hears_nothing().await;
 
     let copy = hub.record(ContentType::ApplicationData, &meta(true).emit());
-    receive(&mut session, copy);
+    spoke.receive(copy);
     assert_eq!(SpokeMeta::parse(&hub.hear().await[0]).unwrap(), answer);
 }
 
 #[tokio::test]
 async fn a_go_hub_gets_one_network_once_and_then_packets_only() {
-    let (mut session, mut hub) = session(&meta(false)).await;
+    let (mut spoke, mut hub) = spoke(&meta(false)).await;
 
     let said = hub.hear().await;
     assert_eq!(said.len(), 1);
@@ -208,8 +258,8 @@ async fn a_go_hub_gets_one_network_once_and_then_packets_only() {
     // Two keepalives and a copy of the meta later there are echoes, no JSON.
     let copy = hub.record(ContentType::ApplicationData, &meta(false).emit());
     let now = Instant::now();
-    session.handle_timeout(now + Duration::from_secs(1));
-    session.handle_timeout(now + Duration::from_secs(30));
+    spoke.pulse.handle_timeout(now + Duration::from_secs(1));
+    spoke.pulse.handle_timeout(now + Duration::from_secs(30));
     for _ in 0..2 {
         let said = hub.hear().await;
         assert!(
@@ -217,15 +267,17 @@ async fn a_go_hub_gets_one_network_once_and_then_packets_only() {
             "{said:?}"
         );
     }
-    receive(&mut session, copy);
+    spoke.receive(copy);
     hub.hears_nothing().await;
 }
 
 #[tokio::test]
 async fn only_our_own_echo_is_kept_from_the_device() {
-    let (mut session, mut hub) = session(&meta(false)).await;
+    let (mut spoke, mut hub) = spoke(&meta(false)).await;
     hub.hear().await;
-    session.handle_timeout(Instant::now() + Duration::from_secs(1));
+    spoke
+        .pulse
+        .handle_timeout(Instant::now() + Duration::from_secs(1));
     let mut ours = hub.hear().await.remove(0);
     let (source, destination) = ours[12..20].split_at_mut(4);
     source.swap_with_slice(destination);
@@ -233,48 +285,43 @@ async fn only_our_own_echo_is_kept_from_the_device() {
     let mut users = ours.clone();
     users[25] ^= 1; // Another identifier.
 
-    let (packets, events) = receive(
-        &mut session,
-        hub.record(ContentType::ApplicationData, &users),
-    );
+    let (packets, events) = spoke.receive(hub.record(ContentType::ApplicationData, &users));
     assert_eq!((packets.len(), events.len()), (1, 0));
-    let (packets, events) = receive(
-        &mut session,
-        hub.record(ContentType::ApplicationData, &ours),
-    );
+    let (packets, events) = spoke.receive(hub.record(ContentType::ApplicationData, &ours));
     assert_eq!((packets.len(), events.len()), (0, 1));
 }
 
 #[tokio::test]
 async fn what_does_not_authenticate_is_counted_and_changes_nothing() {
-    let (mut session, hub) = session(&meta(true)).await;
+    let (mut spoke, hub) = spoke(&meta(true)).await;
     let goodbye = hub.record(ContentType::Alert, &Alert::CLOSE_NOTIFY.emit());
     let mut forged = goodbye.clone();
     let last = forged.len() - 1;
     forged[last] ^= 1;
 
-    assert!(receive(&mut session, forged).1.is_empty());
-    assert_eq!(session.counters().refused, 1);
+    assert!(spoke.receive(forged).1.is_empty());
+    assert_eq!(spoke.session().counters().refused.get(), 1);
     let mut plain = Vec::new();
     let alert = Alert::fatal(DECRYPT_ERROR).emit();
     emit_plaintext(ContentType::Alert, 9, &alert, &mut plain);
-    assert!(receive(&mut session, plain).1.is_empty());
+    assert!(spoke.receive(plain).1.is_empty());
 
-    let (_, events) = receive(&mut session, goodbye.clone());
+    let (_, events) = spoke.receive(goodbye.clone());
     assert!(matches!(events[..], [Event::Goodbye]), "{events:?}");
-    assert!(receive(&mut session, goodbye).1.is_empty(), "a replay");
+    assert!(spoke.receive(goodbye).1.is_empty(), "a replay");
 }
 
 #[tokio::test]
-async fn a_packet_that_the_device_does_not_take_is_counted() {
-    let (mut session, hub) = session(&meta(true)).await;
-    let mut datagram = hub.record(ContentType::ApplicationData, &[0x45; 40]);
+async fn what_the_data_path_drops_is_counted_by_reason() {
+    let (spoke, _hub) = spoke(&meta(true)).await;
 
-    session.handle_datagram(Instant::now(), &mut datagram, |_| {
-        Err(io::ErrorKind::WouldBlock.into())
-    });
+    spoke.side.count(Dropped::Device, 2);
+    spoke.side.count(Dropped::SocketFull, 1);
 
-    assert_eq!(session.counters().to_string(), "undelivered=1");
+    assert_eq!(
+        spoke.session().counters().to_string(),
+        "unsent=1 undelivered=2"
+    );
 }
 
 #[tokio::test]
@@ -287,9 +334,7 @@ async fn a_hub_that_gives_no_addresses_is_quoted() {
     hub.say(ContentType::ApplicationData, &full.emit()).await;
     let at = hub.socket.local_addr().unwrap();
 
-    let error = Session::open(socket, at, dialled, &terms())
-        .await
-        .unwrap_err();
+    let error = open(socket, at, dialled, &terms()).await.unwrap_err();
 
     assert_eq!(
         error.to_string(),
@@ -299,24 +344,76 @@ async fn a_hub_that_gives_no_addresses_is_quoted() {
 
 #[tokio::test]
 async fn our_own_datagram_and_what_stays_on_a_link_do_not_go_out() {
-    let (mut session, mut hub) = session(&meta(true)).await;
+    let (mut spoke, mut hub) = spoke(&meta(true)).await;
     hub.hear().await;
     let mut looped = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0];
     looped.extend([127, 0, 0, 1, 127, 0, 0, 1, 0x30, 0x39]);
-    looped.extend(session.hub().port().to_be_bytes());
+    looped.extend(spoke.session().hub().port().to_be_bytes());
     looped.extend([0, 8, 0, 0]);
     let mut multicast = looped.clone();
     multicast[16..20].copy_from_slice(&[224, 0, 0, 251]);
+    let mut other = looped.clone();
+    other[22] ^= 1; // Another port.
 
-    assert_eq!(session.handle_packet(Instant::now(), &looped), Sent::Looped);
-    assert_eq!(
-        session.handle_packet(Instant::now(), &multicast),
-        Sent::Done
-    );
+    let session = Arc::clone(spoke.session());
+    assert!(!spoke.side.admits_out(&session, &looped));
+    assert!(!spoke.side.admits_out(&session, &looped));
+    assert!(!spoke.side.admits_out(&session, &multicast));
+    assert!(spoke.side.admits_out(&session, &other));
 
     hub.hears_nothing().await;
-    assert_eq!(session.counters().looped, 1);
-    assert_eq!(session.counters().link_scope, 1);
+    assert_eq!(session.counters().to_string(), "link_scope=1 looped=2");
+    assert!(matches!(spoke.notes()[..], [Note::Looped]), "told once");
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_is_asked_for_and_then_watched_no_more() {
+    let (mut spoke, mut hub) = spoke(&meta(true)).await;
+    hub.hear().await;
+    let pong = hub.record(ContentType::ApplicationData, &Control::Pong(1).emit());
+    spoke.receive(pong);
+    let session = Arc::clone(spoke.session());
+    let association: &Association = (*session).as_ref();
+    let sent = Instant::now();
+    let at = |seconds| sent + Duration::from_secs(seconds);
+
+    // What the data path does with a packet of the device.
+    assert!(association.handle_sent(sent));
+    spoke.side.unwatched(&session);
+    assert!(matches!(spoke.notes()[..], [Note::Unwatched]));
+    spoke.pulse.watch(sent);
+    assert_eq!(spoke.pulse.poll_timeout(), at(3));
+    assert!(!association.handle_sent(at(1)), "it is watched");
+
+    spoke.pulse.handle_timeout(at(3));
+    let said = hub.hear().await;
+    assert!(matches!(Control::parse(&said[0]), Ok(Control::Ping(2))));
+
+    // The answer comes, and nothing but the keepalive is left.
+    association.handle_record(at(4), &association.path());
+    spoke.pulse.handle_timeout(at(4));
+    assert_eq!(spoke.pulse.poll_timeout(), at(3 + 25));
+    assert!(association.handle_sent(at(5)), "it is watched no more");
+}
+
+#[tokio::test]
+async fn a_flood_of_forged_alerts_is_told_once_a_second() {
+    let (mut spoke, hub) = spoke(&meta(true)).await;
+    let mut alert = Vec::new();
+    let content = Alert::fatal(DECRYPT_ERROR).emit();
+    emit_plaintext(ContentType::Alert, 9, &content, &mut alert);
+    let session = Arc::clone(spoke.session());
+    let association: &Association = (*session).as_ref();
+
+    for _ in 0..100 {
+        let path = association.path();
+        spoke
+            .side
+            .stray(&mut alert.clone(), &path, association.lane());
+    }
+
+    assert!(matches!(spoke.notes()[..], [Note::Suspect]));
+    drop(hub);
 }
 
 const SOON: Duration = Duration::from_secs(5);

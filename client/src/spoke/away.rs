@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use dtun_shared::link::Change;
-use dtun_shared::sleep::slept;
+use dtun_shared::sleep::{Wakes, slept};
 use tokio::time::sleep;
 
 use super::Spoke;
@@ -14,12 +14,12 @@ use super::routing::near;
 use crate::attempt::{Failure, Round};
 use crate::report::Report;
 use crate::resolve::{ResolveError, name_servers, resolve};
-use crate::session::Session;
+use crate::session::Pulse;
 use crate::uplink::{Network, Way, way_to};
 
 /// What came of a round.
 pub(super) enum Outcome {
-    Session(Box<Session>),
+    Session(Pulse),
     Failed(Report),
     /// The ground moved: dial anew at once.
     Again,
@@ -39,7 +39,7 @@ enum Step {
     Grace,
     /// The user wants to hear something.
     Late,
-    Over(Result<Box<Session>, Vec<(SocketAddr, Failure)>>),
+    Over(Result<Pulse, Vec<(SocketAddr, Failure)>>),
 }
 
 impl Spoke {
@@ -99,7 +99,7 @@ impl Spoke {
                         self.teller.tell(Instant::now(), &report);
                     }
                 }
-                Step::Over(Ok(session)) => return Outcome::Session(session),
+                Step::Over(Ok(pulse)) => return Outcome::Session(pulse),
                 Step::Over(Err(more)) => failures.extend(more),
             }
             if resolved && !failures.is_empty() && round.is_over() {
@@ -113,36 +113,29 @@ impl Spoke {
         }
     }
 
-    /// Waits for `goal`, keeping the machine in order: packets of the device
-    /// are dropped, the fallback comes when it is due.
+    /// Waits for `goal`, keeping the machine in order: the fallback comes when
+    /// it is due.
     pub(super) async fn meanwhile<T>(&mut self, goal: impl Future<Output = T>) -> Meanwhile<T> {
         enum Wake<T> {
             Done(T),
-            Packet,
             Change(std::io::Result<Change>),
+            Clock,
             Timer,
         }
 
         let mut goal = pin!(goal);
         loop {
             let timer = self.next_duty();
-            let packet = async {
-                match &self.tunnel {
-                    Some(tunnel) if tunnel.is_up() => tunnel.recv(&mut self.inner).await,
-                    Some(_) | None => std::future::pending().await,
-                }
-            };
             let wake = tokio::select! {
                 done = &mut goal => Wake::Done(done),
-                _ = packet => Wake::Packet,
                 change = self.changes.recv() => Wake::Change(change),
-                () = tokio::time::sleep_until(timer.into()) => Wake::Timer,
+                () = next_wake(&mut self.wakes) => Wake::Clock,
+                () = at(timer) => Wake::Timer,
             };
             match wake {
                 Wake::Done(done) => return Meanwhile::Done(done),
-                Wake::Packet => self.homeless += 1,
                 Wake::Change(change) => self.note(change).await,
-                Wake::Timer => {
+                Wake::Clock | Wake::Timer => {
                     if self.duties().await {
                         return Meanwhile::Changed;
                     }
@@ -157,7 +150,7 @@ impl Spoke {
             Ok(Change::Link { index, removed, .. }) if Some(index) == self.tun_index() => {
                 if removed {
                     tracing::warn!("somebody deleted the tunnel's device");
-                    self.tunnel = None;
+                    self.let_device_go();
                     self.ask_down().await;
                 }
             }
@@ -173,7 +166,6 @@ impl Spoke {
 
     /// Whether the machine slept since the last time somebody asked.
     pub(super) fn has_slept(&mut self) -> bool {
-        self.tick = Instant::now() + TICK;
         let slept = slept().unwrap_or(self.slept);
         let woke = slept > self.slept + NAP;
         self.slept = slept;
@@ -181,16 +173,8 @@ impl Spoke {
         woke
     }
 
-    fn next_duty(&self) -> Instant {
-        let mut at = self.tick;
-        if let Some(look) = self.look {
-            at = at.min(look);
-        }
-        if let Some(fallback) = self.fallback_at() {
-            at = at.min(fallback);
-        }
-
-        at
+    fn next_duty(&self) -> Option<Instant> {
+        [self.look, self.fallback_at()].into_iter().flatten().min()
     }
 
     /// Does what is due; true when there is reason to dial at once.
@@ -282,6 +266,28 @@ impl Spoke {
     }
 }
 
+/// Waits until the machine may have woken up.
+pub(super) async fn next_wake(wakes: &mut Option<Wakes>) {
+    if let Some(told) = wakes {
+        match told.recv().await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::debug!(%error, "sleeps are not told");
+                *wakes = None;
+            }
+        }
+    }
+    std::future::pending().await
+}
+
+/// Waits until then, or for ever.
+async fn at(timer: Option<Instant>) {
+    match timer {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// How long the resolver may take before the last good addresses are tried.
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -293,9 +299,6 @@ const REST: Duration = Duration::from_millis(100);
 
 /// How often to look without being told.
 const BLIND: Duration = Duration::from_secs(2);
-
-/// How late the end of a sleep may be noticed.
-const TICK: Duration = Duration::from_secs(2);
 
 /// The two clocks differ by less when the machine is awake.
 const NAP: Duration = Duration::from_secs(1);

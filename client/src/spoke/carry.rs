@@ -1,23 +1,27 @@
-//! The hub is there: packets both ways, and the watch over the session.
+//! The hub is there: the watch over the session, while packets pass both ways
+//! on the data path.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dtun_shared::link::Change;
 
+use super::away::next_wake;
 use super::routing::{near, rounded};
 use super::{End, Spoke};
 use crate::attempt::{Failure, Round};
-use crate::session::{Event, Sent, Session};
+use crate::session::{Event, Pulse};
+use crate::side::{Note, Said};
 use crate::uplink::Way;
 
 /// What woke the loop.
 enum Wake {
-    Packet(usize),
-    Datagram(std::io::Result<usize>),
+    Note(Note),
     Change(std::io::Result<Change>),
     Hooks,
-    Renewed(Result<Box<Session>, Vec<(SocketAddr, Failure)>>),
+    Renewed(Result<Pulse, Vec<(SocketAddr, Failure)>>),
+    Clock,
     Timer,
 }
 
@@ -36,7 +40,7 @@ struct Watch {
 }
 
 impl Spoke {
-    /// Carries packets until the session ends.
+    /// Keeps the session until it ends.
     pub(super) async fn carry(&mut self) -> End {
         let now = Instant::now();
         let mut watch = Watch {
@@ -57,11 +61,7 @@ impl Spoke {
                 Err(end) => return end,
             };
             let end = match wake {
-                Wake::Packet(len) => {
-                    self.packets(len).await;
-                    None
-                }
-                Wake::Datagram(result) => self.datagrams(result, watch.renewal.is_some()),
+                Wake::Note(note) => self.note_of_data_path(note, &watch).await,
                 Wake::Change(change) => {
                     self.note(change).await;
                     None
@@ -72,7 +72,7 @@ impl Spoke {
                     None
                 }
                 Wake::Renewed(result) => self.renewed(result, &mut watch).await,
-                Wake::Timer => self.timers(&mut watch).await,
+                Wake::Clock | Wake::Timer => self.timers(&mut watch).await,
             };
             if let Some(end) = end {
                 return end;
@@ -82,16 +82,16 @@ impl Spoke {
     }
 
     async fn wait(&mut self, watch: &mut Watch) -> Result<Wake, End> {
-        let Some(tunnel) = &self.tunnel else {
+        if self.tunnel.is_none() {
             return Err(End::DeviceGone);
-        };
-        let Some(session) = &self.session else {
+        }
+        let Some(pulse) = &self.session else {
             return Err(End::Goodbye);
         };
-        let mut timer = session.poll_timeout().min(self.tick);
-        for at in [self.look, watch.say].into_iter().flatten() {
-            timer = timer.min(at);
-        }
+        let timer = [self.look, watch.say]
+            .into_iter()
+            .flatten()
+            .fold(pulse.poll_timeout(), Instant::min);
         let renewal = async {
             match &mut watch.renewal {
                 Some(round) => round.run().await,
@@ -100,67 +100,50 @@ impl Spoke {
         };
 
         Ok(tokio::select! {
-            len = tunnel.recv(&mut self.inner) => Wake::Packet(len),
-            result = session.recv(&mut self.outer) => Wake::Datagram(result),
+            note = self.notes.recv() => Wake::Note(note),
             change = self.changes.recv() => Wake::Change(change),
             () = self.hooks.changed() => Wake::Hooks,
             result = renewal => Wake::Renewed(result),
+            () = next_wake(&mut self.wakes) => Wake::Clock,
             () = tokio::time::sleep_until(timer.into()) => Wake::Timer,
         })
     }
 
-    /// Sends the packet that was read and those that wait behind it.
-    async fn packets(&mut self, first: usize) {
-        let mut looped = false;
-        if let (Some(session), Some(tunnel)) = (&mut self.session, &self.tunnel) {
-            let now = Instant::now();
-            let mut len = first;
-            for _ in 0..BATCH {
-                looped |= session.handle_packet(now, &self.inner[..len]) == Sent::Looped;
-                match tunnel.try_recv(&mut self.inner) {
-                    Ok(next) => len = next,
-                    Err(_) => break, // Empty; what else it may be, `recv` says again.
-                }
+    /// Looks at what the data path has for the loop.
+    async fn note_of_data_path(&mut self, note: Note, watch: &Watch) -> Option<End> {
+        let pulse = self.session.as_mut()?;
+        let event = match note {
+            Note::Unwatched => {
+                pulse.watch(Instant::now());
+                return None;
             }
-        }
-        if looped {
-            self.tell_loop().await;
-        }
-    }
-
-    /// Takes the datagram that was received and those that wait behind it.
-    fn datagrams(&mut self, first: std::io::Result<usize>, renewing: bool) -> Option<End> {
-        let (Some(session), Some(tunnel)) = (&mut self.session, &self.tunnel) else {
-            return None;
+            Note::Suspect => {
+                pulse.suspect(Instant::now());
+                return None;
+            }
+            Note::Looped => {
+                self.tell_loop().await;
+                return None;
+            }
+            // It came in before the session took the place of its own.
+            Note::Message(message) if !Arc::ptr_eq(&message.session, pulse.session()) => {
+                return None;
+            }
+            Note::Message(message) => match message.said {
+                Said::Record(content, plain) => pulse.handle_record(message.at, content, &plain),
+                Said::Echo(id) => pulse.handle_answer(message.at, id),
+            },
         };
-        let now = Instant::now();
-        let mut result = first;
-        for _ in 0..BATCH {
-            let len = match result {
-                Ok(len) => len,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    session.handle_socket_error(now, &error);
-                    break;
-                }
-            };
-            let events = session.handle_datagram(now, &mut self.outer[..len], |packet| {
-                tunnel.try_send(packet)
-            });
-            for event in events {
-                match event {
-                    // The session that is being made has taken its place.
-                    Event::Goodbye if renewing => {}
-                    Event::Goodbye => return Some(End::Goodbye),
-                    Event::Refused(refused) => {
-                        for refusal in refused {
-                            tracing::warn!(net = refusal.net, why = refusal.why, "peernet refused");
-                        }
-                    }
-                    Event::Rtt(rtt) => tracing::debug!(rtt = ?rounded(rtt), "round trip"),
+        match event? {
+            // The session that is being made has taken its place.
+            Event::Goodbye if watch.renewal.is_some() => {}
+            Event::Goodbye => return Some(End::Goodbye),
+            Event::Refused(refused) => {
+                for refusal in refused {
+                    tracing::warn!(net = refusal.net, why = refusal.why, "peernet refused");
                 }
             }
-            result = session.try_recv(&mut self.outer);
+            Event::Rtt(rtt) => tracing::debug!(rtt = ?rounded(rtt), "round trip"),
         }
 
         None
@@ -171,11 +154,11 @@ impl Spoke {
         if self.has_slept() {
             return Some(End::Slept);
         }
-        let session = self.session.as_mut()?;
-        if let Some(death) = session.handle_timeout(now) {
+        let pulse = self.session.as_mut()?;
+        if let Some(death) = pulse.handle_timeout(now) {
             return Some(death.into());
         }
-        let (worn, hub) = (session.is_worn(now), session.hub());
+        let (worn, hub) = (pulse.session().is_worn(now), pulse.session().hub());
         if worn && watch.renewal.is_none() && now >= watch.renew_after {
             tracing::debug!("keys are used enough, a new session is made");
             let mut round = Round::new(self.credentials().await);
@@ -193,23 +176,23 @@ impl Spoke {
     /// Puts the new session in the old one's place.
     async fn renewed(
         &mut self,
-        result: Result<Box<Session>, Vec<(SocketAddr, Failure)>>,
+        result: Result<Pulse, Vec<(SocketAddr, Failure)>>,
         watch: &mut Watch,
     ) -> Option<End> {
         let now = Instant::now();
         watch.renewal = None;
         watch.renew_after = now + RENEW_AGAIN;
-        let session = match result {
-            Ok(session) => session,
+        let pulse = match result {
+            Ok(pulse) => pulse,
             Err(failures) => {
                 tracing::debug!(?failures, "no new session");
                 return None;
             }
         };
-        if let Some(mut old) = self.session.take() {
+        if let Some(mut old) = self.let_session_go() {
             old.close(now);
         }
-        match self.take_up(session).await {
+        match self.take_up(pulse).await {
             Ok(None) => None,
             Ok(Some(report)) => {
                 tracing::warn!("{report}");
@@ -225,7 +208,7 @@ impl Spoke {
     /// Whether the session's datagrams still have their way out, and the
     /// hooks the right picture of it.
     async fn look_at_way(&mut self, watch: &mut Watch) -> Option<End> {
-        let session = self.session.as_ref()?;
+        let session = self.session.as_ref()?.session();
         let (hub, local) = (session.hub(), session.local_addr().ok());
         let was_idle = self.hooks.is_idle();
         match self.way_to(hub).await {
@@ -271,12 +254,13 @@ impl Spoke {
     /// Says once that the tunnel is up, when all that belongs into the line is
     /// known, or will not be soon.
     async fn say_up(&mut self, watch: &mut Watch) {
-        let (Some(say), Some(session), Some(tunnel)) = (watch.say, &self.session, &self.tunnel)
+        let (Some(say), Some(pulse), Some(tunnel)) = (watch.say, &self.session, &self.tunnel)
         else {
             return;
         };
+        let (session, rtt) = (pulse.session(), pulse.rtt());
         let idle = self.hooks.is_idle();
-        if Instant::now() < say && !(idle && session.rtt().is_some()) {
+        if Instant::now() < say && !(idle && rtt.is_some()) {
             return;
         }
         watch.say = None;
@@ -291,7 +275,7 @@ impl Spoke {
             hub = %session.hub(),
             suite = %session.suite(),
             mtu = tunnel.plan().mtu,
-            rtt = %Text(session.rtt().map(|rtt| format!("{:?}", rounded(rtt)))),
+            rtt = %Text(rtt.map(|rtt| format!("{:?}", rounded(rtt)))),
             routed = %routed_text(&routed, idle),
             "tunnel up",
         );
@@ -304,10 +288,10 @@ impl Spoke {
     /// Says once which route is missing; false if none is. A host route that
     /// went with its link is not missing: it comes back with the hook.
     async fn tell_loop(&mut self) -> bool {
-        let (Some(session), Some(hooked)) = (&self.session, &self.hooked) else {
+        let (Some(pulse), Some(hooked)) = (&self.session, &self.hooked) else {
             return false;
         };
-        let hub = session.hub();
+        let hub = pulse.session().hub();
         let way = self.default_way(hub).await;
         let Some((oif, gateway)) = way.filter(|way| hooked.uplink() == Some(*way)) else {
             return false;
@@ -373,9 +357,6 @@ fn routed_text(nets: &[ipnet::IpNet], hooks_done: bool) -> String {
 
     text.join(",")
 }
-
-/// Packets handled before the loop looks at anything else.
-const BATCH: usize = 64;
 
 /// How long the line may wait for the first round trip and for the hook.
 const SAY_WITHIN: Duration = Duration::from_secs(3);

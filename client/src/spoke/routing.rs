@@ -1,16 +1,20 @@
 //! The tunnel's side of the loop: device, hooks, fallback.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+use dtun_shared::association::Association;
 use dtun_shared::link::Hop;
 use dtun_shared::meta::Addresses;
+use dtun_shared::tun::DeviceError;
 use ipnet::IpNet;
 
 use super::Spoke;
 use crate::hooks::{EVENT, Event, Job};
 use crate::report::Report;
-use crate::session::Session;
+use crate::session::{Pulse, Session};
 use crate::tunnel::{Plan, Tunnel, TunnelError, common_mtu, own_mtu};
 use crate::uplink::{Way, surroundings, uplink_to};
 
@@ -50,31 +54,68 @@ impl Hooked {
 impl Spoke {
     /// Puts a new session's addresses on the device and runs the hook where
     /// that is due. A report says why the session is of no use.
-    pub(super) async fn take_up(
-        &mut self,
-        mut session: Box<Session>,
-    ) -> anyhow::Result<Option<Report>> {
-        let hub = session.hub();
-        let plan = match self.plan(&session).await {
+    pub(super) async fn take_up(&mut self, mut pulse: Pulse) -> anyhow::Result<Option<Report>> {
+        let hub = pulse.session().hub();
+        let plan = match self.plan(pulse.session()).await {
             Ok(plan) => plan,
             Err(why) => {
-                session.close(Instant::now());
+                pulse.close(Instant::now());
                 return Ok(Some(Report::Unusable { hub, why }));
             }
         };
         self.stand(plan).await?;
-        let homeless = std::mem::take(&mut self.homeless);
+        let homeless = self.side.take_homeless();
         if homeless > 0 {
             tracing::debug!(homeless, "packets dropped while there was no session");
         }
         self.teller.forget();
-        self.tell_left_out(&session);
+        self.tell_left_out(pulse.session());
         self.known.retain(|known| *known != hub);
         self.known.insert(0, hub);
-        self.session = Some(session);
+        self.connect(pulse)?;
         self.tell_hooks().await;
 
         Ok(None)
+    }
+
+    /// Lets packets pass between the device and the session.
+    fn connect(&mut self, pulse: Pulse) -> anyhow::Result<()> {
+        let session = Arc::clone(pulse.session());
+        let association: &Association = (*session).as_ref();
+        if let Some(tunnel) = &self.tunnel {
+            session.attach(tunnel.device());
+            association.set_limit(usize::from(tunnel.plan().mtu));
+        }
+        let lane = Arc::clone(association.lane());
+        // First, so that no datagram comes before its session is known.
+        self.side.set(Some(session));
+        self.session = Some(pulse);
+        self.socket = Some(
+            self.datapath
+                .add_lane(lane)
+                .context("failed to hand the socket to the data path")?,
+        );
+
+        Ok(())
+    }
+
+    /// Takes the session away from the data path.
+    pub(super) fn let_session_go(&mut self) -> Option<Pulse> {
+        if let Some(socket) = self.socket.take() {
+            self.datapath.remove(socket);
+        }
+        self.side.set(None);
+        while self.notes.try_recv().is_some() {} // They were its own.
+
+        self.session.take()
+    }
+
+    /// Lets go of a device that somebody deleted.
+    pub(super) fn let_device_go(&mut self) {
+        if let Some(device) = self.device.take() {
+            self.datapath.remove(device);
+        }
+        self.tunnel = None;
     }
 
     /// Says once which networks a hub without the extensions is not told of.
@@ -96,9 +137,10 @@ impl Spoke {
     /// Runs the hook when it does not know the tunnel as it is. Its own
     /// routes change nothing here: the gateway towards the hub stays.
     pub(super) async fn tell_hooks(&mut self) {
-        let (Some(session), Some(tunnel)) = (&self.session, &self.tunnel) else {
+        let (Some(pulse), Some(tunnel)) = (&self.session, &self.tunnel) else {
             return;
         };
+        let session = pulse.session();
         let uplink = match self.way_to(session.hub()).await {
             Ok(Way::Out(hop)) => Some(self.uplink(session.hub(), hop).await),
             // A script is at work, or the session about to end.
@@ -256,7 +298,10 @@ impl Spoke {
         match &mut self.tunnel {
             None => {
                 let name = self.config.tun.as_deref();
-                self.tunnel = Some(Tunnel::create(&self.netlink, name, plan).await?);
+                let tunnel = Tunnel::create(&self.netlink, name, self.config.offload, plan).await?;
+                let device = self.datapath.add_device(tunnel.device(), ());
+                self.device = Some(device.map_err(DeviceError::Io)?);
+                self.tunnel = Some(tunnel);
                 Ok(())
             }
             Some(tunnel) if *tunnel.plan() == plan && tunnel.is_up() => Ok(()),

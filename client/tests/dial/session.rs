@@ -1,7 +1,6 @@
 //! A session that has been taken over: what the spoke's loop would do with it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use dtun_client::dial::{DialError, Dialled, dial};
@@ -18,7 +17,7 @@ pub(crate) const KEY: &str = "correct horse";
 pub(crate) const HINT: &str = "spoke-1";
 
 pub(crate) struct Session {
-    socket: Arc<UdpSocket>,
+    socket: UdpSocket,
     sealer: Sealer,
     opener: Opener,
     pub(crate) early: Vec<Vec<u8>>,
@@ -34,13 +33,13 @@ impl Session {
         suites: &[CipherSuite],
         key: &str,
     ) -> Result<Self, DialError> {
-        let socket = Arc::new(UdpSocket::connect(hub).unwrap());
+        let socket = UdpSocket::connect(hub).unwrap();
         let psk = Psk::new(key).unwrap();
         let Dialled {
             secrets,
             next_seq,
             early,
-        } = dial(Arc::clone(&socket), &psk, HINT, suites).await?;
+        } = dial(&socket, &psk, HINT, suites).await?;
         let keys = secrets.keys();
 
         Ok(Self {
