@@ -2,7 +2,7 @@
 //! was sent: one TUN whose packets go back with their ends exchanged, after
 //! they were cut and put together again.
 
-use std::io::{IoSlice, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::thread;
@@ -99,7 +99,6 @@ impl Loopback {
         assert_eq!(tun.offloads(), Offloads::ALL);
         let index = tun.index();
         netlink.quiet(index, tun.name()).await.unwrap();
-        // First: only on a device that is up is an IPv6 peer's route there at once.
         netlink.set_up(index, MTU as u32).await.unwrap();
         let (local, peer) = (local.parse().unwrap(), peer.parse().unwrap());
         match (local, peer) {
@@ -111,6 +110,18 @@ impl Loopback {
                 netlink.add_address6(index, local, peer).await.unwrap();
             }
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => unreachable!(),
+        }
+
+        // The kernel makes the route to an IPv6 peer on its own time.
+        let probe = UdpSocket::bind(SocketAddr::new(local, 0)).unwrap();
+        let epoll = Epoll::new().unwrap();
+        let mut tries = 0;
+        while let Err(error) = probe.connect(SocketAddr::new(peer, 700)) {
+            assert_eq!(error.kind(), ErrorKind::NetworkUnreachable);
+            assert!(tries < 1000, "no route for 10 s");
+            tries += 1;
+            let tick = Some(Duration::from_millis(10));
+            epoll.wait(&mut [Event::EMPTY], tick).unwrap();
         }
 
         Self {
