@@ -2,7 +2,8 @@
 //!
 //! Anyone can forge one, and the wrong cookie gets no ServerHello. So the first
 //! goes to the library, later ones wait: only when the hello with the first has
-//! gone unanswered for long does another have its turn.
+//! gone unanswered for long does another have its turn. The right one comes
+//! again with every wrong hello, so the one that came most often is next.
 
 use std::collections::VecDeque;
 
@@ -10,11 +11,19 @@ use std::collections::VecDeque;
 #[derive(Debug, Default)]
 pub(super) struct Cookies {
     current: Vec<u8>,
-    untried: VecDeque<Vec<u8>>,
+    /// The oldest first.
+    untried: VecDeque<Untried>,
     /// How many the library was shown.
     shown: u16,
     /// Hellos sent since it was shown the last.
     unanswered: u32,
+}
+
+#[derive(Debug)]
+struct Untried {
+    body: Vec<u8>,
+    /// How often it came since it was shown last.
+    came: u32,
 }
 
 impl Cookies {
@@ -23,12 +32,12 @@ impl Cookies {
         if self.shown == 0 {
             return Some(self.show(body.to_vec()));
         }
-        if self.current != body && !self.untried.iter().any(|known| known == body) {
-            // The right one comes again with every wrong hello, so it is never lost.
-            if self.untried.len() == MAX_UNTRIED {
-                self.untried.pop_front();
-            }
-            self.untried.push_back(body.to_vec());
+        if self.current == body {
+            return None;
+        }
+        match self.untried.iter_mut().find(|known| known.body == body) {
+            Some(known) => known.came = known.came.saturating_add(1),
+            None => self.keep(body.to_vec(), 1),
         }
 
         None
@@ -40,10 +49,29 @@ impl Cookies {
         if self.unanswered < PATIENCE {
             return None;
         }
-        let next = self.untried.pop_front()?;
-        self.untried.push_back(std::mem::take(&mut self.current));
+        let most = self.untried.iter().map(|known| known.came).max()?;
+        let next = self.take(most)?;
+        let current = std::mem::take(&mut self.current);
+        self.keep(current, 0);
 
         Some(self.show(next))
+    }
+
+    /// Where there is no room, one of those goes that came least often.
+    fn keep(&mut self, body: Vec<u8>, came: u32) {
+        if self.untried.len() == MAX_UNTRIED
+            && let Some(least) = self.untried.iter().map(|known| known.came).min()
+        {
+            self.take(least);
+        }
+        self.untried.push_back(Untried { body, came });
+    }
+
+    /// The oldest of those that came so often.
+    fn take(&mut self, came: u32) -> Option<Vec<u8>> {
+        let at = self.untried.iter().position(|known| known.came == came)?;
+
+        self.untried.remove(at).map(|known| known.body)
     }
 
     /// The message number of the one shown last.
@@ -79,6 +107,23 @@ mod tests {
         for _ in 0..10 * PATIENCE {
             assert_eq!(cookies.hello_sent(), None);
         }
+    }
+
+    #[test]
+    fn the_one_that_comes_with_every_hello_is_next_whatever_else_comes_once() {
+        let mut cookies = Cookies::default();
+        cookies.offer(b"forged");
+
+        let mut shown = Vec::new();
+        for hello in 0..PATIENCE {
+            for forged in 0..3 {
+                cookies.offer(&[hello as u8, forged]);
+            }
+            cookies.offer(b"right");
+            shown.extend(cookies.hello_sent());
+        }
+
+        assert_eq!(shown, [b"right"]);
     }
 
     #[test]
