@@ -122,6 +122,7 @@ impl Round {
 
         Some(Report::Unreachable {
             hub: self.seen.iter().map(silence).collect(),
+            unresolved: None,
         })
     }
 

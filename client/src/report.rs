@@ -24,7 +24,11 @@ pub(crate) enum Report {
     /// What the hub gives cannot be used here.
     Unusable { hub: SocketAddr, why: String },
     /// Nothing answers.
-    Unreachable { hub: Vec<Silence> },
+    Unreachable {
+        hub: Vec<Silence>,
+        /// The name that was not resolved: these are its last good addresses.
+        unresolved: Option<String>,
+    },
 }
 
 /// Says reports once, and again at longer and longer intervals.
@@ -50,7 +54,7 @@ impl Teller {
         let text = report.to_string();
 
         match report {
-            Report::Unreachable { hub } if text == self.last => {
+            Report::Unreachable { hub, .. } if text == self.last => {
                 format!("gave up: nothing answers: {}", listed(hub))
             }
             Report::Unreachable { .. }
@@ -137,7 +141,19 @@ impl Report {
             silences.push(Silence { addr, kind });
         }
 
-        Self::Unreachable { hub: silences }
+        Self::Unreachable {
+            hub: silences,
+            unresolved: None,
+        }
+    }
+
+    /// The same, with a name that this round could not resolve.
+    pub(crate) fn without_name(mut self, name: &str) -> Self {
+        if let Self::Unreachable { unresolved, .. } = &mut self {
+            *unresolved = Some(name.to_owned());
+        }
+
+        self
     }
 
     /// Whether trying again soon is of no use.
@@ -151,7 +167,7 @@ impl Report {
     /// Whether datagrams left this machine and no hub answered.
     pub(crate) fn is_silence(&self) -> bool {
         match self {
-            Self::Unreachable { hub } => hub.iter().any(|silence| match silence.kind {
+            Self::Unreachable { hub, .. } => hub.iter().any(|silence| match silence.kind {
                 SilenceKind::Silent | SilenceKind::Refused => true,
                 SilenceKind::Unsent(_) => false,
             }),
@@ -182,8 +198,25 @@ impl fmt::Display for Report {
                 write!(f, "the hub at {hub} took the key, but then: {why}")
             }
             Self::Unusable { hub, why } => write!(f, "the hub at {hub} gives no tunnel: {why}"),
-            Self::Unreachable { hub } => {
+            Self::Unreachable {
+                hub,
+                unresolved: None,
+            } => {
                 write!(f, "nothing answers: {}; {}", listed(hub), likeliest(hub))
+            }
+            Self::Unreachable {
+                hub,
+                unresolved: Some(name),
+            } => {
+                let cause = match is_refused(hub) {
+                    true => "the hub may have moved, or dtun does not run on it",
+                    false => "likeliest this machine is offline",
+                };
+                write!(
+                    f,
+                    "nothing answers: {}, and the name {name} cannot be resolved now; {cause}",
+                    listed(hub)
+                )
             }
         }
     }
@@ -205,11 +238,17 @@ fn listed(silences: &[Silence]) -> String {
     texts.join(", ")
 }
 
+fn is_refused(silences: &[Silence]) -> bool {
+    silences
+        .iter()
+        .any(|silence| matches!(silence.kind, SilenceKind::Refused))
+}
+
 /// The cause to look at first.
 fn likeliest(silences: &[Silence]) -> String {
     let find =
         |wanted: fn(&SilenceKind) -> bool| silences.iter().find(|silence| wanted(&silence.kind));
-    if find(|kind| matches!(kind, SilenceKind::Refused)).is_some() {
+    if is_refused(silences) {
         return "a machine is there, but dtun does not run on it, or on another port".to_owned();
     }
     if let Some(silence) = find(|kind| matches!(kind, SilenceKind::Silent)) {
@@ -275,6 +314,20 @@ mod tests {
             "nothing answers: 192.0.2.1:443 refused; a machine is there, but dtun \
              does not run on it, or on another port"
         );
+    }
+
+    #[test]
+    fn a_dead_resolver_beside_a_silent_hub_points_to_this_machine() {
+        let dead = |refused| {
+            report(vec![DialError::Unreachable { refused }]).without_name("hub.example:443")
+        };
+
+        assert_eq!(
+            dead(false).to_string(),
+            "nothing answers: 192.0.2.1:443 is silent, and the name hub.example:443 cannot be \
+             resolved now; likeliest this machine is offline"
+        );
+        assert!(dead(true).to_string().contains("the hub may have moved"));
     }
 
     #[test]

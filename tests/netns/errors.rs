@@ -84,6 +84,29 @@ fn a_name_that_is_not_found_is_said() {
 }
 
 #[test]
+fn a_name_that_is_not_found_any_more_is_said_beside_the_hub_s_silence() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("hosts", "198.18.1.2 hub.example\n");
+    host.etc("resolv.conf", "nameserver 127.0.0.1\n");
+    let flags = ["-connect", "hub.example:443", "-fallback", "never"];
+    let mut spoke = Spoke::start_on(host, &flags);
+    spoke.lease();
+
+    spoke.host.etc("hosts", "");
+    hub.terminate();
+
+    let line = spoke.line("WARN");
+    for part in [
+        "198.18.1.2:443 refused",
+        "hub.example:443 cannot be resolved",
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+}
+
+#[test]
 fn a_port_that_is_taken_is_said() {
     let network = Network::new();
     let host = network.host(1);

@@ -96,6 +96,7 @@ impl Spoke {
                 Step::Late => {
                     is_late = true;
                     if let Some(report) = round.silence() {
+                        let report = self.with_name(report, resolved && !is_stale);
                         self.teller.tell(Instant::now(), &report);
                     }
                 }
@@ -108,9 +109,18 @@ impl Spoke {
                 if is_stale && report.is_silence() && self.clear_way_to_resolver().await {
                     return Outcome::Again;
                 }
-                return Outcome::Failed(report);
+                return Outcome::Failed(self.with_name(report, !is_stale));
             }
         }
+    }
+
+    /// Both reports of a round say the same of the name, so that neither is news.
+    fn with_name(&self, report: Report, is_resolved: bool) -> Report {
+        if is_resolved {
+            return report;
+        }
+
+        report.without_name(&self.config.connect)
     }
 
     /// Waits for `goal`, keeping the machine in order: the fallback comes when
