@@ -94,7 +94,7 @@ impl Association {
         for plain in contents {
             self.sealer.seal(content, plain, &mut datagram)?;
         }
-        self.lane.socket().try_send(&datagram, &self.path())?;
+        self.lane.send(&datagram, &self.path())?;
 
         Ok(())
     }

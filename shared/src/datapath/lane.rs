@@ -17,6 +17,7 @@ use super::backlog::{Backlog, flow_hash};
 use super::outbox::Outer;
 use super::pace::Pace;
 use crate::association::Association;
+use crate::packet::ecn::Ecn;
 use crate::packet::vnet::VnetHeader;
 use crate::sys::epoll::{Epoll, Interest};
 use crate::udp::Path;
@@ -114,12 +115,41 @@ impl Lane {
         &self.socket
     }
 
+    /// Sends a control message, past the packets that wait: a full socket only
+    /// delays it.
+    ///
+    /// # Errors
+    ///
+    /// The socket's; that it is full only if many such messages wait already.
+    pub fn send(&self, datagram: &[u8], path: &Path) -> io::Result<()> {
+        if !self.is_full() {
+            match self.socket.try_send(datagram, path) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+        if self.waiting().held.len() >= MOST_HELD {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let outer = Outer {
+            ecn: Ecn::NotEct,
+            df: false,
+        };
+        self.hold(path, datagram, datagram.len(), outer);
+
+        Ok(())
+    }
+
     /// Lets the data path wait for room under `token`.
     pub(super) fn arm(&self, epoll: &Arc<Epoll>, token: u64) -> io::Result<()> {
         let epoll = Arc::clone(epoll);
         epoll.add(self.room.as_fd(), token, Interest::NONE.once())?;
         // A lane belongs to one data path.
         drop(self.armed.set(Armed { epoll, token }));
+        let mut waiting = self.waiting();
+        if self.is_full() {
+            self.wait(&mut waiting);
+        }
 
         Ok(())
     }
@@ -199,7 +229,7 @@ impl Lane {
     /// There is room again: sends what was held. None when that filled it up;
     /// else how many bytes of the queue it may take now.
     pub(super) fn resume(&self) -> Option<usize> {
-        let outstanding = self.outstanding();
+        let mut outstanding = self.outstanding();
         let mut waiting = self.waiting();
         if waiting.pace.writable(outstanding, Instant::now()) {
             self.resize(&mut waiting);
@@ -214,6 +244,7 @@ impl Lane {
                 self.wait(&mut waiting);
                 return None;
             }
+            outstanding = self.outstanding();
         }
 
         Some(waiting.pace.room(outstanding))
@@ -248,6 +279,10 @@ impl Lane {
             SendOutcome::Blocked { part, .. } => {
                 held.contents.drain(..part);
                 true
+            }
+            SendOutcome::Refused { part, .. } => {
+                held.contents.drain(..part);
+                self.refused()
             }
             // What fails now is lost like any datagram on its way.
             SendOutcome::Sent | SendOutcome::Failed { .. } => false,
@@ -287,3 +322,56 @@ impl Lane {
 /// The socket takes packets at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NotFull;
+
+/// Control messages that may wait: more than a busy hub has in a moment.
+const MOST_HELD: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::netns::isolated;
+    use crate::sys::epoll::Event;
+
+    #[test]
+    fn a_control_message_waits_for_room_and_is_not_lost() {
+        isolated(|_| async move {
+            let slow = "qdisc add dev lo root tbf rate 5mbit burst 2kb limit 1mb";
+            let tc = Command::new("tc").args(slow.split(' ')).status();
+            assert!(tc.unwrap().success(), "tc is missing, or tbf in the kernel");
+            let hub = std::net::UdpSocket::bind("127.0.0.1:443").unwrap();
+            hub.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let path = Path {
+                peer: "127.0.0.1:443".parse().unwrap(),
+                local: None,
+            };
+            let lane = Lane::new(UdpSocket::connect(path.peer).unwrap()).unwrap();
+            let epoll = Arc::new(Epoll::new().unwrap());
+            lane.arm(&epoll, 7).unwrap();
+
+            let mut bulk = 0;
+            while !lane.is_full() {
+                lane.send(&[0; 1200], &path).unwrap();
+                bulk += 1;
+            }
+            lane.send(b"control", &path).unwrap();
+            while lane.is_full() {
+                let mut events = [Event::EMPTY];
+                let patience = Duration::from_secs(10);
+                assert_eq!(epoll.wait(&mut events, Some(patience)).unwrap(), 1);
+                assert_eq!(events[0].token(), 7);
+                if lane.resume().is_some() {
+                    lane.settle();
+                }
+            }
+
+            let mut buf = [0; 2000];
+            for _ in 0..bulk {
+                assert_eq!(hub.recv(&mut buf).unwrap(), 1200);
+            }
+            assert_eq!(hub.recv(&mut buf).unwrap(), b"control".len());
+        });
+    }
+}

@@ -211,15 +211,20 @@ impl Outward {
                     blocked = true;
                     break;
                 }
+                SendOutcome::Refused { sent, part } => {
+                    at += sent;
+                    if lane.refused() {
+                        self.hold(association, at, part);
+                        blocked = true;
+                        break;
+                    }
+                    side.count(Dropped::SocketFull, messages[at].count);
+                    at += 1;
+                }
                 SendOutcome::Failed {
                     at: failed, error, ..
                 } => {
                     at += failed;
-                    if error.raw_os_error() == Some(libc::ENOBUFS) && lane.refused() {
-                        self.hold(association, at, 0);
-                        blocked = true;
-                        break;
-                    }
                     side.count(Dropped::Unsent, messages[at].count);
                     side.socket_error(Some(association), &error);
                     at += 1;
@@ -227,7 +232,9 @@ impl Outward {
             }
         }
         self.is_blocked = blocked;
-        lane.sent(self.outbox.bytes(), Instant::now());
+        if !blocked {
+            lane.sent(self.outbox.bytes(), Instant::now());
+        }
         self.outbox.clear();
     }
 

@@ -56,7 +56,7 @@ impl Pace {
         }
     }
 
-    /// What `SO_SNDBUF` shall be as the kernel shows it, which is twice what it is asked for.
+    /// What `SO_SNDBUF` shall be, as the kernel shows it and compares.
     #[must_use]
     pub(super) fn limit(&self) -> usize {
         self.limit

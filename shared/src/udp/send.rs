@@ -30,10 +30,17 @@ pub struct Transmit<'a> {
 /// How far a batch got.
 #[derive(Debug)]
 pub enum SendOutcome {
-    /// All of it left, or was dropped by a queue of this machine.
     Sent,
     /// The send buffer is full; the socket tells when it has room again.
     Blocked {
+        /// Messages that went.
+        sent: usize,
+        /// Bytes of the next that went too: whole datagrams.
+        part: usize,
+    },
+    /// A queue of this machine is full, most likely that of the uplink
+    /// (`ENOBUFS`), and took nothing of the next datagrams.
+    Refused {
         /// Messages that went.
         sent: usize,
         /// Bytes of the next that went too: whole datagrams.
@@ -108,14 +115,15 @@ impl UdpSocket {
                     });
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    return Err(SendOutcome::Refused {
+                        sent: cursor.at,
+                        part: cursor.part,
+                    });
+                }
                 // The first error may be what an ICMP message about another
                 // datagram left behind; reporting it took it away.
                 Err(_) if !retried => retried = true,
-                // A queue dropped it, as a router would.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    *cursor = pieces.after(1);
-                    retried = false;
-                }
                 Err(error) if may_be_the_run(&error) && pieces.starts_with_a_run() => {
                     refused = Some(Refused {
                         at: cursor.at,

@@ -102,6 +102,7 @@ impl UdpSocket {
         match self.try_send_batch(&[message]) {
             SendOutcome::Sent => Ok(()),
             SendOutcome::Blocked { .. } => Err(io::ErrorKind::WouldBlock.into()),
+            SendOutcome::Refused { .. } => Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
             SendOutcome::Failed { error, .. } => Err(error),
         }
     }

@@ -218,9 +218,7 @@ fn a_closed_port_shows_on_a_connected_socket() {
 fn a_blocked_batch_goes_on_where_it_stopped() {
     isolated(|netlink| async move {
         add_to_lo(&netlink, &["192.0.2.1"]).await;
-        let slow = "qdisc add dev lo root tbf rate 50mbit burst 64kb limit 4mb";
-        let tc = Command::new("tc").args(slow.split(' ')).status();
-        assert!(tc.unwrap().success(), "tc is missing, or tbf in the kernel");
+        slow_lo("rate 50mbit burst 64kb limit 4mb");
         let hub = UdpSocket::listen(HUB.parse().unwrap()).unwrap();
         let unused = path("192.0.2.9:9");
         let bytes: Vec<u8> = (0..60_000_u32).map(|i| (i / 11) as u8).collect();
@@ -248,6 +246,39 @@ fn a_blocked_batch_goes_on_where_it_stopped() {
             assert!(if offload { whole > 0 } else { parts > 0 });
             assert_eq!(parts % 1_000, 0);
         }
+    });
+}
+
+#[test]
+fn a_full_queue_of_the_uplink_is_told_of_and_loses_nothing() {
+    isolated(|netlink| async move {
+        add_to_lo(&netlink, &["192.0.2.1"]).await;
+        slow_lo("rate 10mbit burst 3kb limit 30kb");
+        let hub = UdpSocket::listen(HUB.parse().unwrap()).unwrap();
+        let spoke = UdpSocket::connect("192.0.2.1:443".parse().unwrap()).unwrap();
+        spoke.set_send_buffer(1_000_000).unwrap();
+        let unused = path("192.0.2.9:9");
+        let bytes: Vec<u8> = (0..100_000_u32).map(|i| (i / 11) as u8).collect();
+        let mut messages: Vec<_> = bytes
+            .chunks(1_000)
+            .map(|one| transmit(&unused, one))
+            .collect();
+        let all = messages.clone();
+
+        let mut refused = 0;
+        while let SendOutcome::Refused { sent, part } = spoke.try_send_batch(&messages) {
+            assert!(spoke.outstanding().unwrap() > 0);
+            assert_eq!(part, 0);
+            messages.drain(..sent);
+            refused += 1;
+            let half = spoke.outstanding().unwrap();
+            spoke.set_send_buffer(half).unwrap();
+            wait_for(&spoke, Interest::WRITE);
+            spoke.set_send_buffer(1_000_000).unwrap();
+        }
+
+        assert!(refused > 0);
+        assert_same(&collect(&hub, all.len()).0, &all);
     });
 }
 
@@ -391,4 +422,11 @@ async fn add_to_lo(netlink: &Netlink, addresses: &[&str]) {
         }
     }
     netlink.settle(lo).await.unwrap();
+}
+
+/// Makes the loopback as slow as `tbf` is told.
+fn slow_lo(tbf: &str) {
+    let slow = format!("qdisc add dev lo root tbf {tbf}");
+    let tc = Command::new("tc").args(slow.split(' ')).status();
+    assert!(tc.unwrap().success(), "tc is missing, or tbf in the kernel");
 }
