@@ -33,6 +33,8 @@ pub(crate) struct Session {
     hub: SocketAddr,
     meta: HubMeta,
     addresses: Addresses,
+    /// The inner MTU that both ends agree on.
+    mtu: u16,
     /// Our meta's bytes, sent for each copy of the hub's.
     answer: Vec<u8>,
     /// How a hub is asked that knows no control messages.
@@ -81,6 +83,10 @@ impl Session {
 
     pub(crate) fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    pub(crate) fn mtu(&self) -> u16 {
+        self.mtu
     }
 
     pub(crate) fn counters(&self) -> &Counters {

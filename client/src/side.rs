@@ -7,7 +7,8 @@
 //! more.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -41,6 +42,8 @@ pub(crate) enum Note {
     Unwatched,
     /// Our own datagrams are routed into our own device.
     Looped,
+    /// A datagram was too large for the path: see [`Side::path_mtu`].
+    PathMtu(Option<u32>),
 }
 
 /// What the hub said.
@@ -204,6 +207,10 @@ impl Side for SpokeSide {
         }
     }
 
+    fn path_mtu(&self, _peer: SocketAddr, mtu: Option<u32>) {
+        self.flags.raise_path_mtu(Instant::now(), mtu);
+    }
+
     fn far_end(&self, session: &Session) -> Option<FarEnd> {
         let addresses = session.addresses();
 
@@ -253,10 +260,14 @@ struct Flags {
     unwatched: AtomicBool,
     suspect: AtomicBool,
     looped: AtomicBool,
-    /// When each of the last two may be raised again, in milliseconds since
+    path_mtu: AtomicBool,
+    /// What came with it; zero for none.
+    mtu: AtomicU32,
+    /// When each of the last three may be raised again, in milliseconds since
     /// `zero`.
     next_suspect: AtomicU64,
     next_looped: AtomicU64,
+    next_path_mtu: AtomicU64,
 }
 
 impl Flags {
@@ -267,8 +278,11 @@ impl Flags {
             unwatched: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
             looped: AtomicBool::new(false),
+            path_mtu: AtomicBool::new(false),
+            mtu: AtomicU32::new(0),
             next_suspect: AtomicU64::new(0),
             next_looped: AtomicU64::new(0),
+            next_path_mtu: AtomicU64::new(0),
         }
     }
 
@@ -284,6 +298,12 @@ impl Flags {
 
     fn raise_looped(&self, now: Instant) -> bool {
         self.raise(&self.looped, &self.next_looped, now)
+    }
+
+    fn raise_path_mtu(&self, now: Instant, mtu: Option<u32>) {
+        // A hint more or less: which of two is taken is all the same.
+        self.mtu.store(mtu.unwrap_or(0), Ordering::Relaxed);
+        self.raise(&self.path_mtu, &self.next_path_mtu, now);
     }
 
     fn raise(&self, flag: &AtomicBool, next: &AtomicU64, now: Instant) -> bool {
@@ -310,15 +330,22 @@ impl Flags {
             return Some(Note::Suspect);
         }
 
-        taken(&self.looped).then_some(Note::Looped)
+        if taken(&self.looped) {
+            return Some(Note::Looped);
+        }
+
+        taken(&self.path_mtu).then(|| {
+            let mtu = self.mtu.load(Ordering::Relaxed);
+            Note::PathMtu((mtu != 0).then_some(mtu))
+        })
     }
 
     /// Forgets what was said of the session before.
     fn lower(&self) {
-        for flag in [&self.unwatched, &self.suspect, &self.looped] {
+        for flag in [&self.unwatched, &self.suspect, &self.looped, &self.path_mtu] {
             flag.store(false, Ordering::Relaxed);
         }
-        for next in [&self.next_suspect, &self.next_looped] {
+        for next in [&self.next_suspect, &self.next_looped, &self.next_path_mtu] {
             next.store(0, Ordering::Relaxed);
         }
     }

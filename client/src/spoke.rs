@@ -217,14 +217,7 @@ impl Spoke {
     }
 
     /// What the next attempts bring along.
-    async fn credentials(&self) -> Arc<Credentials> {
-        let mut routes = Vec::new();
-        for hub in &self.known {
-            if let Ok(Way::Out(hop)) = self.way_to(*hub).await {
-                routes.extend(hop.mtu.map(|mtu| (hub.ip(), mtu)));
-            }
-        }
-
+    fn credentials(&self) -> Arc<Credentials> {
         Arc::new(Credentials {
             psk: self.config.psk.clone(),
             hint: self.hint.clone(),
@@ -232,7 +225,6 @@ impl Spoke {
             terms: Terms {
                 peernet: self.config.peernet.clone(),
                 mtu: self.config.mtu,
-                routes,
                 keepalive: self.config.keepalive,
                 offload: self.config.offload,
             },

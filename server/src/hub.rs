@@ -24,7 +24,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use dtun_shared::association::Association;
 use dtun_shared::datapath::Datapath;
+use dtun_shared::gauge::Gauge;
 use dtun_shared::link::{Netlink, Via};
 use dtun_shared::meta::{Control, SpokeMeta};
 use dtun_shared::packet::Echo;
@@ -98,6 +100,8 @@ struct Kept {
     /// The spoke's meta, once it has come.
     told: Option<SpokeMeta>,
     probes: u16,
+    /// What the path carries, once the spoke's meta has come.
+    gauge: Option<Gauge>,
     /// It speaks for its hint.
     up: bool,
 }
@@ -146,6 +150,12 @@ impl Hub {
             }
             Event::Confirmed(session) => self.confirm(&session).await,
             Event::Meta(session, meta) => self.handle_meta(&session, meta).await,
+            Event::Probed(session, id) => self.gauge(&session, |gauge, now, association| {
+                gauge.answered(now, association, id);
+            }),
+            Event::PathMtu(session, outer) => self.gauge(&session, |gauge, now, association| {
+                gauge.path_mtu(now, association, outer);
+            }),
             Event::Closed(session) => self.end(&session, Ended::Goodbye).await,
         }
     }
@@ -161,7 +171,10 @@ impl Hub {
         let sessions = self.kept.values().map(|kept| {
             let session = &kept.session;
             let confirmed = session.is_confirmed();
-            kept.upkeep.due(&session.heard(), confirmed, self.keepalive)
+            let due = kept.upkeep.due(&session.heard(), confirmed, self.keepalive);
+            let gauge = kept.gauge.as_ref();
+            let probe = gauge.and_then(|gauge| gauge.poll_timeout(session.association()));
+            probe.map_or(due, |probe| due.min(probe))
         });
 
         // Many at about the same time are done in one go.
@@ -186,6 +199,11 @@ impl Hub {
         }
 
         let now = Instant::now();
+        for kept in self.kept.values_mut() {
+            if let Some(gauge) = &mut kept.gauge {
+                gauge.handle_timeout(now, kept.session.association());
+            }
+        }
         let dues: Vec<_> = self
             .kept
             .iter_mut()
@@ -213,6 +231,14 @@ impl Hub {
             }
         }
         self.retire().await;
+    }
+
+    /// Passes news of a session's path on.
+    fn gauge(&mut self, session: &Session, tell: impl FnOnce(&mut Gauge, Instant, &Association)) {
+        let kept = self.kept.get_mut(&session.serial);
+        if let Some(gauge) = kept.and_then(|kept| kept.gauge.as_mut()) {
+            tell(gauge, Instant::now(), session.association());
+        }
     }
 
     /// Deletes the devices of leases that are over. The address is another's

@@ -10,7 +10,7 @@ mod upkeep;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::handshake::Established;
 use dashmap::DashMap;
@@ -37,6 +37,8 @@ pub(crate) struct Session {
     /// The echo that waits for its reply.
     echo: Mutex<Option<Echo>>,
     has_echo: AtomicBool,
+    /// When the path's MTU was last told of.
+    told_mtu: Mutex<Option<Instant>>,
     inner: OnceLock<Inner>,
 }
 
@@ -67,6 +69,7 @@ impl Session {
             confirmed: AtomicBool::new(false),
             echo: Mutex::new(None),
             has_echo: AtomicBool::new(false),
+            told_mtu: Mutex::new(None),
             inner: OnceLock::new(),
         }
     }
@@ -97,6 +100,18 @@ impl Session {
 
     pub(crate) fn inner(&self) -> Option<&Inner> {
         self.inner.get()
+    }
+
+    /// Whether to look into what somebody says of the path's MTU: a flood of it
+    /// costs one look a second.
+    pub(crate) fn takes_path_mtu(&self, now: Instant) -> bool {
+        let mut told = lock(&self.told_mtu);
+        let is_due = told.is_none_or(|at| now >= at + PATH_MTU_EVERY);
+        if is_due {
+            *told = Some(now);
+        }
+
+        is_due
     }
 
     /// Remembers the echo sent, whose reply is ours to swallow.
@@ -185,6 +200,8 @@ impl Sessions {
             .collect()
     }
 }
+
+const PATH_MTU_EVERY: Duration = Duration::from_secs(1);
 
 /// A poisoned lock means that a task panicked between two plain assignments.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -19,6 +19,8 @@ use crate::udp::Path;
 #[derive(Debug)]
 pub struct Association {
     suite: CipherSuite,
+    /// A session is its peer's address, so this stays.
+    is_over_ip6: bool,
     sealer: Arc<Sealer>,
     opener: Mutex<Opener>,
     path: Mutex<Path>,
@@ -41,6 +43,7 @@ impl Association {
     ) -> Self {
         Self {
             suite,
+            is_over_ip6: path.peer.is_ipv6(),
             sealer,
             opener: Mutex::new(opener),
             path: Mutex::new(path),
@@ -61,6 +64,11 @@ impl Association {
 
     pub fn lane(&self) -> &Arc<Lane> {
         &self.lane
+    }
+
+    /// Whether the peer is spoken to over IPv6.
+    pub fn is_over_ip6(&self) -> bool {
+        self.is_over_ip6
     }
 
     /// Where to send: the path of the last authenticated record.
@@ -95,6 +103,16 @@ impl Association {
             self.sealer.seal(content, plain, &mut datagram)?;
         }
         self.lane.send(&datagram, &self.path())?;
+
+        Ok(())
+    }
+
+    /// As [`Self::send`], in one datagram that nobody may fragment.
+    pub(crate) fn send_whole(&self, plain: &[u8]) -> Result<(), NotSent> {
+        let mut datagram = Vec::new();
+        self.sealer
+            .seal(ContentType::ApplicationData, plain, &mut datagram)?;
+        self.lane.send_whole(&datagram, &self.path())?;
 
         Ok(())
     }

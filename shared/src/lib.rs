@@ -7,6 +7,7 @@ pub mod association;
 pub mod datapath;
 pub mod device;
 pub mod dtls;
+pub mod gauge;
 #[cfg(test)]
 mod hex;
 pub mod hook;

@@ -77,8 +77,8 @@ struct Open {
 enum Doubt {
     /// The whole of the last round stayed unanswered.
     Silence,
-    /// A hint came too soon after a round.
-    Hint,
+    /// A hint came too soon after a round, or a suspicion without a size.
+    Hint(Option<u16>),
 }
 
 impl Prober {
@@ -133,26 +133,37 @@ impl Prober {
     /// Packets were sent since the last call. To be called with the heartbeat
     /// while there is traffic, and when traffic begins; cheap.
     pub fn used(&mut self, now: Instant) {
-        if !self.answers {
-            if now >= self.refused + RAISE_EVERY {
-                self.limit = self.max;
-            }
+        if self.wants_use().is_none_or(|at| now < at) {
             return;
+        }
+        let may_rise = self.limit < self.max && now >= self.refused + RAISE_EVERY;
+        match self.doubt {
+            _ if !self.answers => self.limit = self.max,
+            Some(Doubt::Silence) => self.begin_search(now),
+            None if may_rise => self.begin_raise(now),
+            Some(Doubt::Hint(hint)) => self.begin_check(now, hint),
+            None => self.begin_check(now, None),
+        }
+    }
+
+    /// When [`Self::used`] has something to do, if there is traffic until then.
+    #[must_use]
+    pub fn wants_use(&self) -> Option<Instant> {
+        let raise = (self.limit < self.max).then(|| self.refused + RAISE_EVERY);
+        if !self.answers {
+            return raise;
         }
         if self.round.is_some() {
-            return;
+            return None;
         }
+        let check = self.checked
+            + match self.doubt {
+                Some(Doubt::Silence) => SILENCE_RETRY,
+                Some(Doubt::Hint(_)) => HINT_SPACING,
+                None => CONFIRM_EVERY,
+            };
 
-        let since = now.saturating_duration_since(self.checked);
-        match self.doubt {
-            Some(Doubt::Silence) if since >= SILENCE_RETRY => self.begin_search(now),
-            Some(Doubt::Hint) if since >= HINT_SPACING => self.begin_check(now, None),
-            _ if self.limit < self.max && now >= self.refused + RAISE_EVERY => {
-                self.begin_raise(now);
-            }
-            _ if since >= CONFIRM_EVERY => self.begin_check(now, None),
-            _ => {}
-        }
+        Some(raise.map_or(check, |raise| raise.min(check)))
     }
 
     /// Something that need not be true speaks of lost packets.
@@ -242,7 +253,10 @@ impl Prober {
             return;
         }
         if now < self.checked + HINT_SPACING {
-            self.doubt = self.doubt.or(Some(Doubt::Hint));
+            self.doubt = match self.doubt {
+                None | Some(Doubt::Hint(None)) => Some(Doubt::Hint(hint)),
+                known => known,
+            };
             return;
         }
         self.begin_check(now, hint);

@@ -5,7 +5,7 @@
 //! spoke that is silent, and the Go program takes the first record for our
 //! answer.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use super::pulse::ends_session;
 use super::{Counters, Heartbeat, Pulse, Session};
 use crate::dial::Dialled;
 use crate::hint::random;
-use crate::tunnel::own_mtu;
+use crate::tunnel::{common_mtu, own_mtu};
 
 /// What the spoke brings to a session.
 #[derive(Clone, Debug)]
@@ -33,19 +33,9 @@ pub(crate) struct Terms {
     pub(crate) peernet: Vec<IpNet>,
     /// The inner MTU that the user asked for.
     pub(crate) mtu: Option<u16>,
-    /// MTUs of the routes to hubs, in bytes.
-    pub(crate) routes: Vec<(IpAddr, u32)>,
     pub(crate) keepalive: Duration,
     /// Let the kernel cut what is sent and gather what comes.
     pub(crate) offload: bool,
-}
-
-impl Terms {
-    fn mtu_towards(&self, hub: IpAddr, suite: CipherSuite) -> u16 {
-        let route = self.routes.iter().find(|(ip, _)| *ip == hub);
-
-        own_mtu(self.mtu, route.map(|(_, outer)| *outer), hub, suite)
-    }
 }
 
 /// Why there is no session after a good handshake.
@@ -105,6 +95,10 @@ pub(crate) async fn open(
         packets.set_offload(false)?;
     }
     drop(socket);
+    let route = packets
+        .route_mtu()
+        .inspect_err(|error| tracing::debug!(%error, "MTU of the route unknown"));
+    let own = own_mtu(terms.mtu, route.ok(), hub.ip(), suite);
     let lane = Arc::new(Lane::new(packets)?);
     let association = Association::new(suite, sealer, opener, path, lane, now);
     if meta.ext {
@@ -113,7 +107,8 @@ pub(crate) async fn open(
     let session = Session {
         association,
         hub,
-        answer: answer(&meta, terms, terms.mtu_towards(hub.ip(), suite)).emit(),
+        answer: answer(&meta, terms, own).emit(),
+        mtu: common_mtu(own, meta.mtu),
         echo: (!meta.ext).then(|| Heartbeat {
             id: random() as u16,
             newest: AtomicU64::new(0),

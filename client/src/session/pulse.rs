@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use dtun_shared::association::NotSent;
 use dtun_shared::dtls::alert::{Alert, CLOSE_NOTIFY, Level};
 use dtun_shared::dtls::header::ContentType;
+use dtun_shared::gauge::Gauge;
 use dtun_shared::meta::{Control, HubMeta, Refusal};
 
 use super::Session;
@@ -23,6 +24,8 @@ pub(crate) struct Pulse {
     /// Until then the data path need not say that an answer is owed.
     watched: Option<Instant>,
     rtt: Option<Duration>,
+    /// What the path carries, while packets pass.
+    gauge: Option<Box<Gauge>>,
 }
 
 /// What a message of the hub calls for.
@@ -45,6 +48,7 @@ impl Pulse {
             announce: None,
             watched: None,
             rtt: None,
+            gauge: None,
         };
         pulse.greet(now);
 
@@ -106,11 +110,31 @@ impl Pulse {
         self.watched.get_or_insert(now + SILENCE);
     }
 
+    /// Packets pass from now on: the path is measured.
+    pub(crate) fn measure(&mut self, now: Instant) {
+        let session = &self.session;
+        let gauge = Gauge::new(now, &session.association, session.mtu, session.meta.ext);
+        self.gauge = Some(Box::new(gauge));
+    }
+
+    /// A datagram was too large for the path: see [`Side::path_mtu`].
+    ///
+    /// [`Side::path_mtu`]: dtun_shared::datapath::Side::path_mtu
+    pub(crate) fn path_mtu(&mut self, now: Instant, outer: Option<u32>) {
+        if let Some(gauge) = &mut self.gauge {
+            gauge.path_mtu(now, &self.session.association, outer);
+        }
+    }
+
     /// When [`Self::handle_timeout`] wants to be called.
     pub(crate) fn poll_timeout(&self) -> Instant {
         let at = self.live.poll_timeout();
 
-        [self.announce, self.watched]
+        let association = &self.session.association;
+        let gauge = self.gauge.as_ref();
+        let probe = gauge.and_then(|gauge| gauge.poll_timeout(association));
+
+        [self.announce, self.watched, probe]
             .into_iter()
             .flatten()
             .fold(at, Instant::min)
@@ -124,6 +148,9 @@ impl Pulse {
             self.session.association.unwatch();
         }
         self.sync();
+        if let Some(gauge) = &mut self.gauge {
+            gauge.handle_timeout(now, &self.session.association);
+        }
         if self.announce.is_some_and(|at| now >= at) {
             self.announce(now);
         }
@@ -168,7 +195,12 @@ impl Pulse {
                 self.message(at, &Control::Probed(id).emit());
                 None
             }
-            Ok(Control::Probed(_)) => None,
+            Ok(Control::Probed(id)) => {
+                if let Some(gauge) = &mut self.gauge {
+                    gauge.answered(at, &self.session.association, id);
+                }
+                None
+            }
             Ok(Control::Refused(refused)) => Some(Event::Refused(refused)),
             Err(_) => {
                 let session = Arc::clone(&self.session);

@@ -137,7 +137,7 @@ impl Spoke {
                 }
                 Said::Echo(id) => self.pulse.handle_answer(message.at, id),
             },
-            Note::Suspect | Note::Unwatched | Note::Looped => None,
+            Note::Suspect | Note::Unwatched | Note::Looped | Note::PathMtu(_) => None,
         });
         (packets, events.collect())
     }
@@ -166,7 +166,6 @@ fn terms() -> Terms {
             .map(|net| net.parse().unwrap())
             .to_vec(),
         mtu: None,
-        routes: Vec::new(),
         keepalive: Duration::from_secs(25),
         offload: true,
     }

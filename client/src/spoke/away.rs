@@ -48,7 +48,7 @@ impl Spoke {
     /// through the tunnel.
     pub(super) async fn round(&mut self) -> Outcome {
         self.network = self.look_around().await;
-        let mut round = Round::new(self.credentials().await);
+        let mut round = Round::new(self.credentials());
         let mut resolving = Box::pin(resolve(self.config.connect.clone()));
         let (mut resolved, mut is_stale) = (false, false);
         let mut failures = Vec::new();

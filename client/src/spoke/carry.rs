@@ -121,6 +121,10 @@ impl Spoke {
                 pulse.suspect(Instant::now());
                 return None;
             }
+            Note::PathMtu(outer) => {
+                pulse.path_mtu(Instant::now(), outer);
+                return None;
+            }
             Note::Looped => {
                 self.tell_loop().await;
                 return None;
@@ -161,7 +165,7 @@ impl Spoke {
         let (worn, hub) = (pulse.session().is_worn(now), pulse.session().hub());
         if worn && watch.renewal.is_none() && now >= watch.renew_after {
             tracing::debug!("keys are used enough, a new session is made");
-            let mut round = Round::new(self.credentials().await);
+            let mut round = Round::new(self.credentials());
             round.add(&[hub]);
             watch.renewal = Some(round);
         }

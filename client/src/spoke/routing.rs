@@ -15,7 +15,7 @@ use super::Spoke;
 use crate::hooks::{EVENT, Event, Job};
 use crate::report::Report;
 use crate::session::{Pulse, Session};
-use crate::tunnel::{Plan, Tunnel, TunnelError, common_mtu, own_mtu};
+use crate::tunnel::{Plan, Tunnel, TunnelError};
 use crate::uplink::{Way, surroundings, uplink_to};
 
 /// What the hooks know of the tunnel.
@@ -79,13 +79,13 @@ impl Spoke {
     }
 
     /// Lets packets pass between the device and the session.
-    fn connect(&mut self, pulse: Pulse) -> anyhow::Result<()> {
+    fn connect(&mut self, mut pulse: Pulse) -> anyhow::Result<()> {
         let session = Arc::clone(pulse.session());
         let association: &Association = (*session).as_ref();
         if let Some(tunnel) = &self.tunnel {
             session.attach(tunnel.device());
-            association.set_limit(usize::from(tunnel.plan().mtu));
         }
+        pulse.measure(Instant::now());
         let lane = Arc::clone(association.lane());
         // First, so that no datagram comes before its session is known.
         self.side.set(Some(session));
@@ -263,16 +263,9 @@ impl Spoke {
         pools.extend(addresses.ip6.map(|(local, _)| IpNet::V6(local.trunc())));
         pools.retain(|pool| !clashes.iter().any(|clash| clash.forbids_route(*pool)));
 
-        let outer = match self.way_to(session.hub()).await {
-            Ok(Way::Out(hop)) => hop.mtu,
-            Ok(Way::IntoTunnel | Way::None) | Err(_) => None,
-        };
-        let own = own_mtu(self.config.mtu, outer, session.hub().ip(), session.suite());
-        let mtu = common_mtu(own, session.meta().mtu);
-
         Ok(Plan {
             addresses,
-            mtu,
+            mtu: session.mtu(),
             pools,
         })
     }

@@ -39,6 +39,7 @@ impl Hub {
             mtu,
             told: None,
             probes: 0,
+            gauge: None,
             up: false,
             session,
         };

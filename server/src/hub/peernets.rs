@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dtun_shared::gauge::Gauge;
 use dtun_shared::link::RouteKind;
 use dtun_shared::meta::{Control, Refusal, SpokeMeta};
 use ipnet::IpNet;
@@ -31,9 +32,14 @@ impl Hub {
         if let Some(port) = self.ports.get_mut(&session.hint) {
             port.set_mtu(&self.netlink, mtu).await;
         }
-        session.association().set_limit(usize::from(mtu));
+        let (now, association) = (Instant::now(), session.association());
         if meta.ext {
-            session.association().widen();
+            association.widen();
+        }
+        match &mut kept.gauge {
+            Some(_) if repeated => {}
+            Some(gauge) => gauge.restart(now, association, mtu),
+            None => kept.gauge = Some(Gauge::new(now, association, mtu, meta.ext)),
         }
 
         let (accepted, mut refused) = self.judge(session, &meta).await;

@@ -2,7 +2,9 @@
 //! pass.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use dtun_shared::association::Association;
 use dtun_shared::datapath::{self, Lane, Side};
@@ -86,6 +88,14 @@ impl Side for Shared {
         tracing::trace!(peer = ?association.map(Association::path), %error, "socket error");
         if association.is_none() {
             self.counters.count(Dropped::Unsent);
+        }
+    }
+
+    fn path_mtu(&self, peer: SocketAddr, mtu: Option<u32>) {
+        if let Some(session) = self.sessions.of_peer(peer)
+            && session.takes_path_mtu(Instant::now())
+        {
+            self.tell_wire(Slow::PathMtu(session, mtu));
         }
     }
 

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dtun_shared::datapath::{Lane, Side as _};
+use dtun_shared::datapath::{Lane, Side};
 use dtun_shared::dtls::RECORD_HEADER;
 use dtun_shared::dtls::alert::{Alert, Level};
 use dtun_shared::dtls::header::{ContentType, Look, look, records};
@@ -34,6 +34,10 @@ pub(super) enum Event {
     /// The first application record of a session authenticated.
     Confirmed(Arc<Session>),
     Meta(Arc<Session>, SpokeMeta),
+    /// The spoke has got this probe of the path.
+    Probed(Arc<Session>, u64),
+    /// A datagram was too large for the path: see [`Side::path_mtu`].
+    PathMtu(Arc<Session>, Option<u32>),
     /// An authenticated close_notify or fatal alert.
     Closed(Arc<Session>),
 }
@@ -47,6 +51,8 @@ pub(super) enum Slow {
     Record(Arc<Session>, ContentType, Vec<u8>),
     /// The first application record of a session authenticated.
     Confirmed(Arc<Session>),
+    /// A datagram was too large for the path.
+    PathMtu(Arc<Session>, Option<u32>),
 }
 
 /// State of the task.
@@ -121,6 +127,8 @@ impl Wire {
                 drop(self.handle_record(&session, content, &plain));
             }
             Slow::Confirmed(session) => self.handle_confirmed(&session),
+            // Another comes while it is too large.
+            Slow::PathMtu(session, outer) => drop(self.tell(Event::PathMtu(session, outer))),
         }
     }
 
@@ -277,7 +285,8 @@ impl Wire {
             Ok(Control::Ping(id)) => self.shared.send_in(session, &Control::Pong(id).emit()),
             Ok(Control::Probe(id)) => self.shared.send_in(session, &Control::Probed(id).emit()),
             // That it came is all it says, and has been noted.
-            Ok(Control::Pong(_) | Control::Probed(_)) => {}
+            Ok(Control::Pong(_)) => {}
+            Ok(Control::Probed(id)) => return self.tell(Event::Probed(Arc::clone(session), id)),
             Ok(Control::Refused(_)) => self.shared.counters.count(Dropped::BadControl),
             Err(_) => match SpokeMeta::parse(message) {
                 // Unknown fields are skipped, so any JSON object would pass.

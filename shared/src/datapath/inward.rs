@@ -28,6 +28,16 @@ pub(super) struct Inward {
     work: Work,
 }
 
+/// Passes on what routers said, if they did.
+fn path_mtus<S: Side>(side: &S, lane: &Lane) {
+    let read = lane
+        .socket()
+        .path_mtu_events(|peer, mtu| side.path_mtu(peer, u32::try_from(mtu).ok()));
+    if let Err(error) = read {
+        tracing::debug!(%error, "error queue unreadable");
+    }
+}
+
 /// What one batch is worked on with.
 #[derive(Debug)]
 struct Work {
@@ -80,7 +90,8 @@ impl Inward {
     pub(super) fn socket<S: Side>(&mut self, side: &S, lane: &Arc<Lane>, now: Instant) {
         match lane.socket().try_recv_batch(&mut self.batch) {
             Ok(_) => self.batch(side, lane, now),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // An error of the descriptor is all that there is.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => path_mtus(side, lane),
             // Of some earlier datagram, or of memory: it may pass.
             Err(error) => side.socket_error(None, &error),
         }

@@ -128,12 +128,37 @@ impl Lane {
                 result => return result,
             }
         }
+        self.delay(datagram, path, false)
+    }
+
+    /// As [`Self::send`], in a datagram that nobody may fragment: one that is
+    /// too large for the own link is an error, `EMSGSIZE`.
+    pub(crate) fn send_whole(&self, datagram: &[u8], path: &Path) -> io::Result<()> {
+        if !self.is_full() {
+            let transmit = Transmit {
+                path,
+                contents: datagram,
+                segment: datagram.len(),
+                ecn: Ecn::NotEct,
+                df: true,
+            };
+            match self.socket.try_send_batch(&[transmit]) {
+                SendOutcome::Sent => return Ok(()),
+                SendOutcome::Blocked { .. } | SendOutcome::Refused { .. } => {}
+                SendOutcome::Failed { error, .. } => return Err(error),
+            }
+        }
+
+        self.delay(datagram, path, true)
+    }
+
+    fn delay(&self, datagram: &[u8], path: &Path, df: bool) -> io::Result<()> {
         if self.waiting().held.len() >= MOST_HELD {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let outer = Outer {
             ecn: Ecn::NotEct,
-            df: false,
+            df,
         };
         self.hold(path, datagram, datagram.len(), outer);
 

@@ -135,18 +135,22 @@ impl Outward {
         let mut buffer = std::mem::take(&mut self.packet);
         let packet = &mut buffer[..len];
         if side.admits_out(session, packet) {
+            let limit = association.limit();
             if header.gso == Gso::None {
-                mss::clamp(packet, association.limit(), header.needs_csum);
+                mss::clamp(packet, limit, header.needs_csum);
             }
-            let must_wait = association.lane().is_full();
-            if !must_wait || self.queue(side, session, header, packet).is_err() {
-                match self.gather(side, association, header, packet) {
-                    Ok(()) => {}
-                    Err(NotCut::TooBig) => {
-                        answer(route, packet, association.limit());
-                    }
-                    Err(why @ NotCut::Malformed) => side.count(dropped(why), 1),
+            // First: nobody is told of what is found too big in a queue.
+            let passed = way(header, packet, association).and_then(|_| {
+                let must_wait = association.lane().is_full();
+                if must_wait && self.queue(side, session, header, packet).is_ok() {
+                    return Ok(());
                 }
+                self.gather(side, association, header, packet)
+            });
+            match passed {
+                Ok(()) => {}
+                Err(NotCut::TooBig) => answer(route, packet, limit),
+                Err(why @ NotCut::Malformed) => side.count(dropped(why), 1),
             }
         }
         self.packet = buffer;
@@ -160,7 +164,7 @@ impl Outward {
         header: VnetHeader,
         packet: &mut [u8],
     ) -> Result<(), NotCut> {
-        let (limit, outer) = way(header, packet, association.limit())?;
+        let (limit, outer) = way(header, packet, association)?;
         let mut segments = Segments::new(header, packet, limit)?;
         let sealer = association.sealer();
         let longest = association.lane().longest();
@@ -222,11 +226,17 @@ impl Outward {
                     at += 1;
                 }
                 SendOutcome::Failed {
-                    at: failed, error, ..
+                    at: failed,
+                    error,
+                    too_big,
                 } => {
                     at += failed;
                     side.count(Dropped::Unsent, messages[at].count);
-                    side.socket_error(Some(association), &error);
+                    if too_big {
+                        side.path_mtu(path.peer, None);
+                    } else {
+                        side.socket_error(Some(association), &error);
+                    }
                     at += 1;
                 }
             }
@@ -294,7 +304,7 @@ impl Outward {
             return Ok(());
         }
 
-        let cut = way(header, packet, association.limit())
+        let cut = way(header, packet, association)
             .and_then(|(limit, _)| Segments::new(header, packet, limit));
         let mut segments = match cut {
             Ok(segments) => segments,
@@ -326,12 +336,25 @@ impl Outward {
 }
 
 /// The largest packet to cut into, and what the outer header says.
-fn way(header: VnetHeader, packet: &[u8], limit: usize) -> Result<(usize, Outer), NotCut> {
-    let (limit, df) = match too_big::fit(packet, limit) {
-        Fit::Pieces => (usize::MAX, false),
-        // A run is cut to fit.
-        Fit::TooBig if header.gso == Gso::None => return Err(NotCut::TooBig),
-        Fit::Whole | Fit::TooBig => (limit, true),
+fn way(
+    header: VnetHeader,
+    packet: &[u8],
+    association: &Association,
+) -> Result<(usize, Outer), NotCut> {
+    let limit = association.limit();
+    let len = match header.gso {
+        Gso::None => packet.len(),
+        // A stream is cut to fit.
+        Gso::Tcp4 | Gso::Tcp6 => packet.len().min(limit),
+        Gso::Udp => usize::from(header.csum_start) + UDP_HEADER + usize::from(header.gso_size),
+    };
+    let (limit, df) = match too_big::fit(packet, len, limit) {
+        Fit::Whole => (limit, true),
+        // Nobody on the way fragments IPv6, so nothing is won without DF. What
+        // is larger goes in pieces where our kernel knows the path's MTU.
+        Fit::Pieces if len <= limit && association.is_over_ip6() => (limit, true),
+        Fit::Pieces => (limit.max(len), false),
+        Fit::TooBig => return Err(NotCut::TooBig),
     };
     let ecn = ecn::outer(ecn::of(packet));
 
@@ -361,6 +384,8 @@ fn dropped(why: NotCut) -> Dropped {
 
 /// The longest packet that a TUN gives: 64 KiB with its headers.
 const MAX_PACKET: usize = 65_536 + 256;
+
+const UDP_HEADER: usize = 8;
 
 /// Packets read from one device before another source has its turn.
 const SHARE: usize = 64;

@@ -1,6 +1,7 @@
 //! What the hub and the spoke decide for the data path.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Lane;
@@ -52,6 +53,10 @@ pub trait Side: Send + Sync + 'static {
     /// The socket refused a message to the session, or said an error that may
     /// be of an earlier one.
     fn socket_error(&self, association: Option<&Association>, error: &io::Error);
+
+    /// A datagram to `peer` was too large for its path: the own link's, or a
+    /// router's that said its MTU in bytes. Anyone may have said so.
+    fn path_mtu(&self, peer: SocketAddr, mtu: Option<u32>);
 
     /// Who tells senders in the tunnel that a packet is too big.
     fn far_end(&self, session: &Self::Session) -> Option<FarEnd>;

@@ -21,20 +21,20 @@ pub enum Fit {
     TooBig,
 }
 
-/// How `packet` goes along a path that carries `limit` bytes whole.
+/// How packets of `len` bytes that `packet` is, or is cut into, go along a path
+/// that carries `limit` bytes whole.
 ///
 /// An IPv4 sender says by DF what it expects. An IPv6 sender expects 1280
 /// bytes of every link (RFC 8200, section 5), so what is lower than that stays
 /// between the tunnel's ends.
 #[must_use]
-pub fn fit(packet: &[u8], limit: usize) -> Fit {
-    let fits = packet.len() <= limit;
+pub fn fit(packet: &[u8], len: usize, limit: usize) -> Fit {
     if may_fragment(packet) {
         return Fit::Pieces;
     }
     match packet.first().map(|first| first >> 4) {
-        _ if fits => Fit::Whole,
-        Some(6) if packet.len() <= LEAST6 => Fit::Pieces,
+        _ if len <= limit => Fit::Whole,
+        Some(6) if len <= LEAST6 => Fit::Pieces,
         _ => Fit::TooBig,
     }
 }
@@ -310,7 +310,8 @@ mod tests {
             (six(1281, 17, &[]), Fit::TooBig),
         ];
         for (packet, expected) in expectations {
-            assert_eq!(fit(&packet, 1215), expected, "{} bytes", packet.len());
+            let len = packet.len();
+            assert_eq!(fit(&packet, len, 1215), expected, "{len} bytes");
         }
     }
 

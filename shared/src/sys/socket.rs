@@ -1,4 +1,4 @@
-//! `setsockopt` for options socket2 lacks, and `recvmsg` into plain slices.
+//! `setsockopt` and `getsockopt` for options socket2 lacks, and `recvmsg` into plain slices.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -29,6 +29,28 @@ pub(crate) fn set_int(
     })?;
 
     Ok(())
+}
+
+/// Reads an option whose value is a C int.
+pub(crate) fn get_int(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: pointer and length describe `value`; both outlive the call.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    })?;
+
+    Ok(value)
 }
 
 /// Bytes that were sent and have not left the machine, as the kernel counts

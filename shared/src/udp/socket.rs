@@ -125,6 +125,19 @@ impl UdpSocket {
         sys::socket::outstanding(self.as_fd())
     }
 
+    /// What the route of a connected socket carries, in bytes with the IP
+    /// header: the link's MTU, or what the kernel knows of the path.
+    pub fn route_mtu(&self) -> io::Result<u32> {
+        let (level, name) = if self.domain == Domain::IPV6 {
+            (libc::IPPROTO_IPV6, libc::IPV6_MTU)
+        } else {
+            (libc::IPPROTO_IP, libc::IP_MTU)
+        };
+        let mtu = sys::socket::get_int(self.as_fd(), level, name)?;
+
+        u32::try_from(mtu).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+    }
+
     /// The address of this end; unspecified parts are what `listen` was given.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         let local = self.socket.local_addr()?;
