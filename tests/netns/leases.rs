@@ -12,7 +12,7 @@ use crate::network::Network;
 use crate::nobody::{self, Nobody};
 use crate::scratch::Scratch;
 use crate::traffic::reaches;
-use crate::tunnel::{HUB4, Hub, SOON, Spoke, devices};
+use crate::tunnel::{HUB4, Hub, SOON, Spoke, devices, mtu};
 use crate::wait::until_true;
 
 #[test]
@@ -207,13 +207,6 @@ fn a_log_for_machines_is_json_in_every_line() {
         let value: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
         assert!(value.is_object());
     }
-}
-
-fn mtu(netns: &Netns, device: &str) -> u64 {
-    let links: Value =
-        serde_json::from_str(&netns.ip(&format!("-j link show dev {device}"))).unwrap();
-
-    links[0]["mtu"].as_u64().unwrap()
 }
 
 /// Links and routes, but for what the kernel does by itself.

@@ -19,14 +19,17 @@ mod scratch;
 mod traffic;
 mod tunnel;
 mod wait;
+mod watch;
 
 mod carry;
+mod ecn;
 mod errors;
 mod forged;
 mod hooks;
 mod interop;
 mod leases;
 mod lossy;
+mod mtu;
 mod peernets;
 mod picture;
 mod pools;

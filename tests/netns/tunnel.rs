@@ -204,6 +204,14 @@ pub(crate) fn devices(netns: &Netns) -> Vec<Device> {
         .collect()
 }
 
+/// The MTU of a device.
+pub(crate) fn mtu(netns: &Netns, device: &str) -> u64 {
+    let links: Value =
+        serde_json::from_str(&netns.ip(&format!("-j link show dev {device}"))).unwrap();
+
+    links[0]["mtu"].as_u64().unwrap()
+}
+
 /// Waits for a route in a namespace to be there, and returns its line, or to be gone.
 #[track_caller]
 pub(crate) fn route(netns: &Netns, net: &str) -> String {
