@@ -22,7 +22,6 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use crate::sys::epoll::{Epoll, EventFd, Interest};
 use crate::tun::Tun;
@@ -48,7 +47,6 @@ struct Core<S: Side> {
     epoll: Arc<Epoll>,
     stop: EventFd,
     crew: Crew,
-    spin: Duration,
     sources: RwLock<HashMap<u64, Source<S>>>,
     next: AtomicU64,
 }
@@ -76,7 +74,6 @@ impl<S: Side> Datapath<S> {
             epoll: Arc::new(Epoll::new()?),
             stop: EventFd::new()?,
             crew: Crew::new(workers),
-            spin: if workers > 1 { SPIN } else { Duration::ZERO },
             sources: RwLock::default(),
             next: AtomicU64::new(STOP + 1),
         });
@@ -233,5 +230,3 @@ fn room(socket: u64) -> u64 {
 const STOP: u64 = 0;
 
 const MAX_WORKERS: usize = 64;
-
-const SPIN: Duration = Duration::from_micros(20);

@@ -108,15 +108,15 @@ pub(super) struct Strain {
 }
 
 impl Strain {
-    /// There was nothing to do.
-    pub(super) fn relax(&mut self) {
-        self.since = None;
-    }
-
-    /// There is work again at once. True when it goes on for long enough to
-    /// pay for a wake-up, and then every so often.
-    pub(super) fn strain(&mut self, now: Instant) -> bool {
-        let since = *self.since.get_or_insert(now);
+    /// A worker waited from `from` to `now`, and then there was work. True when
+    /// it has worked without a pause for long enough to pay for a wake-up, and
+    /// then every so often.
+    pub(super) fn note(&mut self, from: Instant, now: Instant) -> bool {
+        if now.saturating_duration_since(from) > PAUSE {
+            self.since = None;
+            return false;
+        }
+        let since = *self.since.get_or_insert(from);
         let is_strained = now.saturating_duration_since(since) >= CALL_AFTER;
         if is_strained {
             self.since = Some(now);
@@ -126,8 +126,12 @@ impl Strain {
     }
 }
 
-/// Four wake-ups long: what a call may cost, and the moment before it helps.
-const CALL_AFTER: Duration = Duration::from_micros(100);
+/// A wait that is longer was a sleep.
+const PAUSE: Duration = Duration::from_micros(5);
+
+/// How long one worker must be busy without a pause before another helps:
+/// what passes sooner is done before the other is awake.
+const CALL_AFTER: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
@@ -172,15 +176,22 @@ mod tests {
 
     #[test]
     fn work_without_a_pause_calls_for_help_every_so_often() {
-        let now = Instant::now();
+        let start = Instant::now();
         let mut strain = Strain::default();
+        let mut note = |at: Duration, waited| {
+            let now = start + at;
+            strain.note(now - waited, now)
+        };
+        let none = Duration::ZERO;
 
-        assert!(!strain.strain(now));
-        assert!(!strain.strain(now + CALL_AFTER / 2));
-        assert!(strain.strain(now + CALL_AFTER));
-        assert!(!strain.strain(now + CALL_AFTER));
-        assert!(strain.strain(now + CALL_AFTER * 2));
-        strain.relax();
-        assert!(!strain.strain(now + CALL_AFTER * 3));
+        assert!(!note(CALL_AFTER, none));
+        assert!(!note(CALL_AFTER * 3 / 2, none));
+        assert!(note(CALL_AFTER * 2, none));
+        assert!(!note(CALL_AFTER * 5 / 2, none));
+        assert!(note(CALL_AFTER * 3, none));
+
+        assert!(!note(CALL_AFTER * 4, PAUSE * 2));
+        assert!(!note(CALL_AFTER * 9 / 2, none));
+        assert!(note(CALL_AFTER * 6, none));
     }
 }

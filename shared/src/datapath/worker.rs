@@ -48,24 +48,22 @@ impl Worker {
 
     /// The next source that is ready; none at the end.
     fn next<S: Side>(&mut self, core: &Core<S>) -> Option<(u64, Instant)> {
-        loop {
-            if core.crew.is_dismissed() {
-                return None;
-            }
-            if let Some(found) = self.look(core) {
-                self.is_rested = false;
-                return Some(found);
-            }
-            self.strain.relax();
+        let mut since = Instant::now();
+        while !core.crew.is_dismissed() {
             let is_last = core.crew.is_last();
             let patience = match (is_last, self.is_rested) {
                 (false, _) => Some(PATIENCE),
                 (true, false) => Some(REST_AFTER),
                 (true, true) => None,
             };
-            if let Some(token) = wait(core, patience) {
+            let token = wait(core, patience);
+            let now = Instant::now();
+            if let Some(token) = token {
                 self.is_rested = false;
-                return Some((token, Instant::now()));
+                if self.strain.note(since, now) {
+                    core.crew.call();
+                }
+                return Some((token, now));
             }
             if !self.is_rested {
                 self.inward.rest();
@@ -74,27 +72,10 @@ impl Worker {
             if !is_last {
                 core.crew.park(self.number);
             }
+            since = now;
         }
-    }
 
-    /// Looks for a while without sleeping: the answer to what was just sent
-    /// may be on its way.
-    fn look<S: Side>(&mut self, core: &Core<S>) -> Option<(u64, Instant)> {
-        let mut until = None;
-        loop {
-            let token = wait(core, Some(Duration::ZERO));
-            let now = Instant::now();
-            if let Some(token) = token {
-                if self.strain.strain(now) {
-                    core.crew.call();
-                }
-                return Some((token, now));
-            }
-            if now >= *until.get_or_insert(now + core.spin) {
-                return None;
-            }
-            std::hint::spin_loop();
-        }
+        None
     }
 
     fn serve<S: Side>(&mut self, core: &Core<S>, token: u64, now: Instant) {
