@@ -154,6 +154,8 @@ clean() {
     status=$?
     trap '' INT TERM
     stop
+    # A WireGuard that is ended leaves its control socket.
+    rm -f "/var/run/wireguard/wg1-$$.sock" "/var/run/wireguard/wg2-$$.sock"
     remove_hosts
     rm -r "$work"
     exit "$status"
