@@ -4,6 +4,13 @@
 //! socket, is given to one of them at a time, so packets of one flow keep
 //! their order; a source has its turn for a bounded share, and then the next
 //! that is ready. An idle source costs nothing.
+//!
+//! Threads rather than tasks of the runtime, and so many, by measurement
+//! (2 cores, the programs that send and receive on them too, so ratios only):
+//! a task for each packet carried 0.07 of the bare wire's TCP, these threads
+//! 0.32 at first sight. Two that work all the time needed 1.2 times the CPU
+//! time of one and carried no more; one that spins 20 µs before it sleeps
+//! carried 0.8 of one that does not, and pings were no faster.
 
 mod backlog;
 mod crew;
@@ -25,7 +32,6 @@ use std::thread::{self, JoinHandle};
 
 use crate::sys::epoll::{Epoll, EventFd, Interest};
 use crate::tun::Tun;
-use crate::udp::socket::UdpSocket;
 use crew::Crew;
 
 pub use lane::Lane;
@@ -95,14 +101,8 @@ impl<S: Side> Datapath<S> {
         Ok(path)
     }
 
-    /// Receives on a socket from now on; what came before is in it.
-    pub fn add_socket(&self, socket: UdpSocket) -> io::Result<(Key, Arc<Lane>)> {
-        let lane = Arc::new(Lane::new(socket)?);
-
-        Ok((self.add_lane(Arc::clone(&lane))?, lane))
-    }
-
-    /// The same for a socket that has been spoken by already; once.
+    /// Receives on a socket from now on; what came before is in it. A lane
+    /// belongs to one data path.
     pub fn add_lane(&self, lane: Arc<Lane>) -> io::Result<Key> {
         let token = self.core.token();
         self.core

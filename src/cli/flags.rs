@@ -62,7 +62,7 @@ pub(super) struct Flags {
     pub(super) mtu: Option<u16>,
     #[arg(long, value_parser = value::suite)]
     pub(super) suite: Option<CipherSuite>,
-    #[arg(long, default_value = "on", value_parser = value::offload)]
+    #[arg(long, default_value = "on", value_parser = value::offload, action = ArgAction::Set)]
     pub(super) offload: bool,
     #[arg(long, value_parser = value::directory)]
     pub(super) state: Option<PathBuf>,

@@ -101,10 +101,11 @@ impl Spoke {
 
     /// Takes the session away from the data path.
     pub(super) fn let_session_go(&mut self) -> Option<Pulse> {
+        // First, so that no more packets come for the socket.
+        self.side.set(None);
         if let Some(socket) = self.socket.take() {
             self.datapath.remove(socket);
         }
-        self.side.set(None);
         while self.notes.try_recv().is_some() {} // They were its own.
 
         self.session.take()

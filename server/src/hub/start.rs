@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow, bail};
-use dtun_shared::datapath::Datapath;
+use dtun_shared::datapath::{Datapath, Lane};
 use dtun_shared::link::{self, Netlink, RouteKind};
 use dtun_shared::status::has_net_admin;
 use dtun_shared::tun::DeviceError;
@@ -83,8 +83,8 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
     let datapath =
         Datapath::start(Arc::clone(&shared), workers).context("failed to start the data path")?;
     for socket in sockets {
-        datapath
-            .add_socket(socket)
+        Lane::new(socket)
+            .and_then(|lane| datapath.add_lane(Arc::new(lane)))
             .context("failed to wait for datagrams")?;
     }
     let handshakes = Handshakes::new(config.psk, config.suites, SystemEntropy);

@@ -293,29 +293,37 @@ impl<S: Side> Sink for Delivery<'_, S> {
             self.side.count(Dropped::Device, 1);
             return;
         }
-        self.write_cut(header, parts);
+        self.write_cut(header, parts, &error);
     }
 }
 
 impl<S: Side> Delivery<'_, S> {
     /// Writes a run that the device refused packet by packet. Where it takes
     /// them, it was the run that it could not take.
-    fn write_cut(&mut self, header: VnetHeader, parts: &[IoSlice<'_>]) {
+    fn write_cut(&mut self, header: VnetHeader, parts: &[IoSlice<'_>], error: &io::Error) {
         let Writer { run, piece } = &mut *self.writer;
         let Ok(mut segments) = Segments::of_parts(header, parts, run) else {
             self.side.count(Dropped::Device, 1);
             return;
         };
-        let mut taken = 0;
+        let mut takes_all = true;
         while let Some(len) = segments.next_len() {
             piece.resize(len, 0);
             segments.write_next(piece);
             match self.tun.try_send(VnetHeader::PLAIN, &[IoSlice::new(piece)]) {
-                Ok(()) => taken += 1,
-                Err(_) => self.side.count(Dropped::Device, 1),
+                Ok(()) => {}
+                Err(_) => {
+                    takes_all = false;
+                    self.side.count(Dropped::Device, 1);
+                }
             }
         }
-        if taken > 0 {
+        // Memory may be short for a moment; that says nothing of runs.
+        let is_lasting = matches!(
+            error.raw_os_error(),
+            Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE)
+        );
+        if takes_all && is_lasting {
             self.tun.refuse(header.gso);
         }
     }

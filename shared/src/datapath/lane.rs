@@ -50,6 +50,8 @@ struct Waiting {
     held: VecDeque<Held>,
     backlog: Backlog<Queued>,
     pace: Pace,
+    /// Nobody waits for room any more.
+    is_over: bool,
 }
 
 /// A sealed message.
@@ -106,6 +108,7 @@ impl Lane {
                 held: VecDeque::new(),
                 backlog: Backlog::new(pace.backlog()),
                 pace,
+                is_over: false,
             }),
         })
     }
@@ -179,7 +182,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Ends the wait and forgets what waits.
+    /// Ends the wait and forgets what waits; a message still goes if the socket
+    /// takes it at once.
     pub(super) fn disarm(&self) {
         if let Some(armed) = self.armed.get()
             && let Err(error) = armed.epoll.remove(self.room.as_fd())
@@ -187,8 +191,14 @@ impl Lane {
             tracing::debug!(%error, "socket not taken out of the data path");
         }
         let mut waiting = self.waiting();
+        waiting.is_over = true;
         waiting.held.clear();
         while waiting.backlog.pop().is_some() {}
+        self.is_full.store(false, Ordering::Release);
+        // For a last word.
+        if let Err(error) = self.socket.set_send_buffer(LAST_BUFFER) {
+            tracing::debug!(%error, "send buffer not set");
+        }
     }
 
     /// Whether packets have to wait.
@@ -240,6 +250,9 @@ impl Lane {
             return;
         }
         let mut waiting = self.waiting();
+        if waiting.is_over {
+            return;
+        }
         waiting.held.push_back(Held {
             path: *path,
             contents: contents.to_vec(),
@@ -275,9 +288,14 @@ impl Lane {
         Some(waiting.pace.room(outstanding))
     }
 
-    /// The next packet of the queue.
+    /// The next packet of the queue, unless something sealed goes before it.
     pub(super) fn next(&self) -> Option<(Queued, Vec<u8>)> {
-        self.waiting().backlog.pop()
+        let mut waiting = self.waiting();
+        if !waiting.held.is_empty() {
+            return None;
+        }
+
+        waiting.backlog.pop()
     }
 
     /// Nothing waits any more, or the socket must have room for what does.
@@ -344,6 +362,9 @@ impl Lane {
     }
 }
 
+/// Room for a goodbye behind whatever is on its way, in bytes.
+const LAST_BUFFER: usize = 4 << 20;
+
 /// The socket takes packets at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NotFull;
@@ -357,31 +378,57 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::dtls::CipherSuite;
+    use crate::dtls::schedule::DirectionKey;
     use crate::netns::isolated;
+    use crate::record::{Opener, Sealer};
     use crate::sys::epoll::Event;
+
+    /// A lane to `HUB` at a slow link, and what waits for room in it.
+    fn slow_lane() -> (Arc<Lane>, Arc<Epoll>) {
+        let slow = "qdisc add dev lo root tbf rate 5mbit burst 2kb limit 1mb";
+        let tc = Command::new("tc").args(slow.split(' ')).status();
+        assert!(tc.unwrap().success(), "tc is missing, or tbf in the kernel");
+        let lane = Lane::new(UdpSocket::connect(HUB.parse().unwrap()).unwrap()).unwrap();
+        let epoll = Arc::new(Epoll::new().unwrap());
+        lane.arm(&epoll, 7).unwrap();
+
+        (Arc::new(lane), epoll)
+    }
+
+    /// Sends until the socket is full; returns how many datagrams of 1200 bytes.
+    fn fill(lane: &Lane) -> usize {
+        let mut count = 0;
+        while !lane.is_full() {
+            lane.send(&[0; 1200], &path()).unwrap();
+            count += 1;
+        }
+
+        count
+    }
+
+    fn path() -> Path {
+        Path {
+            peer: HUB.parse().unwrap(),
+            local: None,
+        }
+    }
+
+    fn hub() -> std::net::UdpSocket {
+        let hub = std::net::UdpSocket::bind(HUB).unwrap();
+        hub.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+
+        hub
+    }
 
     #[test]
     fn a_control_message_waits_for_room_and_is_not_lost() {
         isolated(|_| async move {
-            let slow = "qdisc add dev lo root tbf rate 5mbit burst 2kb limit 1mb";
-            let tc = Command::new("tc").args(slow.split(' ')).status();
-            assert!(tc.unwrap().success(), "tc is missing, or tbf in the kernel");
-            let hub = std::net::UdpSocket::bind("127.0.0.1:443").unwrap();
-            hub.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-            let path = Path {
-                peer: "127.0.0.1:443".parse().unwrap(),
-                local: None,
-            };
-            let lane = Lane::new(UdpSocket::connect(path.peer).unwrap()).unwrap();
-            let epoll = Arc::new(Epoll::new().unwrap());
-            lane.arm(&epoll, 7).unwrap();
+            let hub = hub();
+            let (lane, epoll) = slow_lane();
 
-            let mut bulk = 0;
-            while !lane.is_full() {
-                lane.send(&[0; 1200], &path).unwrap();
-                bulk += 1;
-            }
-            lane.send(b"control", &path).unwrap();
+            let bulk = fill(&lane);
+            lane.send(b"control", &path()).unwrap();
             while lane.is_full() {
                 let mut events = [Event::EMPTY];
                 let patience = Duration::from_secs(10);
@@ -399,4 +446,71 @@ mod tests {
             assert_eq!(hub.recv(&mut buf).unwrap(), b"control".len());
         });
     }
+
+    #[test]
+    fn what_was_sealed_goes_before_what_was_queued() {
+        isolated(|_| async move {
+            let _hub = hub();
+            let (lane, _epoll) = slow_lane();
+            fill(&lane);
+            let session = session(&lane);
+
+            assert_eq!(lane.queue(&session, &[0x45; 20]), Ok(0));
+
+            assert!(lane.next().is_none());
+            lane.waiting().held.clear();
+            assert!(lane.next().is_some());
+        });
+    }
+
+    #[test]
+    fn a_lane_that_is_over_keeps_nothing_and_has_a_last_word() {
+        isolated(|_| async move {
+            let hub = hub();
+            let (lane, _epoll) = slow_lane();
+            let bulk = fill(&lane);
+            let session = session(&lane);
+            lane.queue(&session, &[0x45; 20]).unwrap();
+
+            lane.disarm();
+
+            assert_eq!(Arc::strong_count(&session.session), 1);
+            assert_eq!(lane.queue(&session, &[0x45; 20]), Err(NotFull));
+            lane.send(b"goodbye", &path()).unwrap();
+            let mut buf = [0; 2000];
+            // The one that was held is gone.
+            for _ in 0..bulk - 1 {
+                assert_eq!(hub.recv(&mut buf).unwrap(), 1200);
+            }
+            assert_eq!(hub.recv(&mut buf).unwrap(), b"goodbye".len());
+        });
+    }
+
+    fn session(lane: &Arc<Lane>) -> Queued {
+        let suite = CipherSuite::Gcm;
+        let key = DirectionKey::new([1; 16], [2; 4]);
+        let association = Association::new(
+            suite,
+            Arc::new(Sealer::new(suite, &key, 1, 0)),
+            Opener::new(suite, &key, 1),
+            path(),
+            Arc::clone(lane),
+            Instant::now(),
+        );
+
+        Queued {
+            session: Arc::new(Owner(association)),
+            header: VnetHeader::PLAIN,
+        }
+    }
+
+    struct Owner(Association);
+
+    impl AsRef<Association> for Owner {
+        fn as_ref(&self) -> &Association {
+            &self.0
+        }
+    }
+
+    const HUB: &str = "127.0.0.1:443";
 }

@@ -15,7 +15,7 @@ use crate::packet::mss;
 use crate::packet::segment::{NotCut, Segments};
 use crate::packet::too_big::{self, Fit};
 use crate::packet::vnet::{Gso, VnetHeader};
-use crate::record::Sealer;
+use crate::record::{NotSealed, Sealer};
 use crate::tun::Tun;
 use crate::udp::Path;
 use crate::udp::send::{SendOutcome, Transmit};
@@ -67,27 +67,36 @@ impl Outward {
     ) -> bool {
         (self.is_resuming, self.is_blocked) = (false, false);
         let session = side.session_for(port);
-        let mut is_there = true;
+        let (mut is_there, mut has_passed) = (true, false);
         let mut count = 0;
         while count < SHARE {
             let (header, len) = match tun.try_recv(&mut self.packet) {
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    tracing::debug!(device = tun.name(), %error, "device unreadable");
+                Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
+                    tracing::debug!(device = tun.name(), "device deleted");
                     is_there = false;
                     break;
+                }
+                // One packet that the kernel cannot describe, or we.
+                Err(error) => {
+                    tracing::debug!(device = tun.name(), %error, "packet unreadable");
+                    side.count(Dropped::NotCut, 1);
+                    count += 1;
+                    continue;
                 }
             };
             count += 1;
             match &session {
-                Some(session) => self.packet(&Route { side, tun, session }, header, len),
+                Some(session) => {
+                    has_passed |= self.packet(&Route { side, tun, session }, header, len);
+                }
                 None => side.homeless(port, &self.packet[..len]),
             }
         }
 
         if let Some(session) = &session
-            && count > 0
+            && has_passed
         {
             let association = session.as_ref().as_ref();
             self.send(side, association);
@@ -128,12 +137,14 @@ impl Outward {
         lane.settle();
     }
 
-    /// One packet of the device, `self.packet[..len]`.
-    fn packet<S: Side>(&mut self, route: &Route<'_, S>, header: VnetHeader, len: usize) {
+    /// One packet of the device, `self.packet[..len]`. False when it goes
+    /// nowhere.
+    fn packet<S: Side>(&mut self, route: &Route<'_, S>, header: VnetHeader, len: usize) -> bool {
         let Route { side, session, .. } = *route;
         let association: &Association = session.as_ref().as_ref();
         let mut buffer = std::mem::take(&mut self.packet);
         let packet = &mut buffer[..len];
+        let mut has_passed = false;
         if side.admits_out(session, packet) {
             let limit = association.limit();
             if header.gso == Gso::None {
@@ -141,19 +152,24 @@ impl Outward {
             }
             // First: nobody is told of what is found too big in a queue.
             let passed = way(header, packet, association).and_then(|_| {
-                let must_wait = association.lane().is_full();
-                if must_wait && self.queue(side, session, header, packet).is_ok() {
-                    return Ok(());
+                if association.lane().is_full() {
+                    // What was sealed before it stays before it.
+                    self.send(side, association);
+                    if self.queue(side, session, header, packet).is_ok() {
+                        return Ok(());
+                    }
                 }
                 self.gather(side, association, header, packet)
             });
             match passed {
-                Ok(()) => {}
+                Ok(()) => has_passed = true,
                 Err(NotCut::TooBig) => answer(route, packet, limit),
                 Err(why @ NotCut::Malformed) => side.count(dropped(why), 1),
             }
         }
         self.packet = buffer;
+
+        has_passed
     }
 
     /// Cuts, seals and gathers a packet; sends whenever a message is full.
@@ -180,12 +196,15 @@ impl Outward {
                 return Err(NotCut::TooBig);
             };
             segments.write_next(&mut record[Sealer::PLAIN_AT..][..len]);
-            if sealer
-                .seal_in_place(ContentType::ApplicationData, record)
-                .is_err()
-            {
+            if let Err(why) = sealer.seal_in_place(ContentType::ApplicationData, record) {
                 self.outbox.take_back(whole);
-                side.count(Dropped::Exhausted, 1);
+                side.count(
+                    match why {
+                        NotSealed::Exhausted => Dropped::Exhausted,
+                        NotSealed::TooLong => Dropped::TooBig,
+                    },
+                    1,
+                );
             }
         }
 

@@ -16,7 +16,7 @@ pub(super) fn run<S: Side>(core: &Core<S>, mut worker: Worker) {
     while let Some((token, now)) = worker.next(core) {
         let work = AssertUnwindSafe(|| worker.serve(core, token, now));
         if catch_unwind(work).is_err() {
-            // A packet found a fault of ours: that packet is lost, and no more.
+            // A packet found a fault of ours: what the worker had gathered is lost.
             tracing::error!("the data path panicked and goes on");
             worker.inward.reset();
             worker.outward.reset();
