@@ -5,7 +5,6 @@
 
 pub mod association;
 pub mod datapath;
-pub mod device;
 pub mod dtls;
 pub mod gauge;
 #[cfg(test)]

@@ -265,13 +265,13 @@ fn absent<T>(result: io::Result<T>, codes: &[libc::c_int]) -> io::Result<Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Tun;
     use crate::netns::isolated;
+    use crate::tun::Tun;
 
     #[test]
     fn a_link_is_found_by_name_index_and_group_as_it_was_set() {
         isolated(|netlink| async move {
-            let tun = Tun::create("dtun%d", true).unwrap();
+            let tun = Tun::create("dtun%d", true, true).unwrap();
             netlink.set_alias(tun.index(), "laptop-1a2b").await.unwrap();
             netlink.set_group(tun.index(), 4711).await.unwrap();
             netlink.set_up(tun.index(), 1333).await.unwrap();
@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn what_is_gone_is_none_and_can_be_deleted_again() {
         isolated(|netlink| async move {
-            let tun = Tun::create("dtun%d", true).unwrap();
+            let tun = Tun::create("dtun%d", true, true).unwrap();
 
             netlink.delete_link(tun.index()).await.unwrap();
             netlink.delete_link(tun.index()).await.unwrap();
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn a_quiet_device_has_no_link_local_address() {
         isolated(|netlink| async move {
-            let tun = Tun::create("dtun%d", false).unwrap();
+            let tun = Tun::create("dtun%d", false, true).unwrap();
 
             netlink.quiet(tun.index(), tun.name()).await.unwrap();
             netlink.set_up(tun.index(), 1400).await.unwrap();

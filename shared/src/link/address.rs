@@ -234,13 +234,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Tun;
     use crate::netns::isolated;
+    use crate::tun::Tun;
 
     #[test]
     fn addresses_are_added_and_removed_any_number_of_times() {
         isolated(|netlink| async move {
-            let tun = Tun::create("dtun%d", false).unwrap();
+            let tun = Tun::create("dtun%d", false, true).unwrap();
             netlink.quiet(tun.index(), tun.name()).await.unwrap();
             let index = tun.index();
             let (local4, peer4) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn an_ipv6_address_is_in_use_once_it_has_settled() {
         isolated(|netlink| async move {
-            let tun = Tun::create("dtun%d", false).unwrap();
+            let tun = Tun::create("dtun%d", false, true).unwrap();
             let index = tun.index();
             netlink.quiet(index, tun.name()).await.unwrap();
             let peer = "fc00::2".parse().unwrap();
@@ -310,7 +310,7 @@ mod tests {
         isolated(|netlink| async move {
             let mut devices = Vec::new();
             for last in 2..6 {
-                let tun = Tun::create("dtun%d", false).unwrap();
+                let tun = Tun::create("dtun%d", false, true).unwrap();
                 netlink.quiet(tun.index(), tun.name()).await.unwrap();
                 netlink.set_up(tun.index(), 1400).await.unwrap();
                 let peer = Ipv4Addr::new(10, 0, 0, last);

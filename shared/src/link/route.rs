@@ -363,8 +363,8 @@ const UNREACHABLE: &[libc::c_int] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Tun;
     use crate::netns::isolated;
+    use crate::tun::Tun;
 
     #[test]
     fn routes_are_added_and_removed_any_number_of_times() {
@@ -489,7 +489,7 @@ mod tests {
     }
 
     async fn device(netlink: &Netlink) -> Tun {
-        let tun = Tun::create("dtun%d", false).unwrap();
+        let tun = Tun::create("dtun%d", false, true).unwrap();
         let index = tun.index();
         netlink.quiet(index, tun.name()).await.unwrap();
         netlink.set_up(index, 1400).await.unwrap();

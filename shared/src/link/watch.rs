@@ -176,14 +176,14 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::device::Tun;
     use crate::link::Via;
     use crate::netns::isolated;
+    use crate::tun::Tun;
 
     #[test]
     fn an_address_that_goes_away_is_told() {
         isolated(|netlink| async move {
-            let tun = Tun::create("dtun%d", false).unwrap();
+            let tun = Tun::create("dtun%d", false, true).unwrap();
             let index = tun.index();
             for net in ["10.0.0.1/32", "fc00::1/128"] {
                 let net = net.parse::<ipnet::IpNet>().unwrap();
@@ -209,7 +209,7 @@ mod tests {
     fn links_and_routes_are_told() {
         isolated(|netlink| async move {
             let mut changes = netlink.watch().unwrap();
-            let tun = Tun::create("dtun%d", false).unwrap();
+            let tun = Tun::create("dtun%d", false, true).unwrap();
             let index = tun.index();
             netlink.set_up(index, 1400).await.unwrap();
             let up = Change::Link {

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::*;
-use crate::link::Netlink;
+use crate::link::{Netlink, Via};
 use crate::netns::isolated;
 use crate::sys::epoll::{Epoll, Event, Interest};
 
@@ -164,6 +164,39 @@ fn writing_to_a_device_that_is_down_is_an_error_and_a_deleted_one_tells() {
 
         let deleted = recv(&tun, &mut [0; 2048]).unwrap_err();
         assert_eq!(deleted.raw_os_error(), Some(libc::EBADFD));
+    });
+}
+
+#[test]
+fn setting_the_device_down_takes_its_routes_and_keeps_its_addresses() {
+    isolated(|netlink| async move {
+        let tun = Tun::create("dtun%d", false, true).unwrap();
+        prepare(&netlink, &tun).await;
+        let (local, peer) = ("fc00::1".parse().unwrap(), "fc00::2".parse().unwrap());
+        netlink
+            .add_address6(tun.index(), local, Some(peer))
+            .await
+            .unwrap();
+        let before = netlink.addresses(tun.index()).await.unwrap();
+        assert_eq!(before.len(), 2);
+        let net = "10.9.0.0/16".parse().unwrap();
+        netlink
+            .add_route(net, Via::Device(tun.index()))
+            .await
+            .unwrap();
+
+        netlink.set_down(tun.index()).await.unwrap();
+
+        let routes = netlink.routes().await.unwrap();
+        assert!(
+            routes.iter().all(|route| route.oif != Some(tun.index())),
+            "{routes:?}"
+        );
+        assert_eq!(netlink.addresses(tun.index()).await.unwrap(), before);
+
+        netlink.set_up(tun.index(), 1400).await.unwrap();
+        assert_eq!(netlink.addresses(tun.index()).await.unwrap(), before);
+        echo(&tun, 100);
     });
 }
 
