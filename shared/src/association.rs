@@ -28,6 +28,8 @@ pub struct Association {
     clocks: Clocks,
     limit: AtomicUsize,
     batch: AtomicUsize,
+    /// When a sender was last told that its packet is too big.
+    answered: AtomicU64,
 }
 
 impl Association {
@@ -51,6 +53,7 @@ impl Association {
             clocks: Clocks::new(now),
             limit: AtomicUsize::new(MAX_PACKET),
             batch: AtomicUsize::new(FOREIGN_BATCH),
+            answered: AtomicU64::new(NEVER),
         }
     }
 
@@ -182,6 +185,22 @@ impl Association {
         self.batch.load(Ordering::Relaxed)
     }
 
+    /// Whether a sender may be told now that its packet is too big. True at
+    /// most once in [`ANSWER_EVERY`]: ICMP errors have a limited rate (RFC 4443,
+    /// section 2.4 (f); RFC 1812, section 4.3.2.8).
+    pub(crate) fn may_answer(&self, now: Instant) -> bool {
+        let last = self.answered.load(Ordering::Relaxed);
+        let now = self.clocks.nanos(now);
+        let is_due = last == NEVER || now.saturating_sub(last) >= ANSWER_EVERY.as_nanos() as u64;
+
+        // Of workers that come at once, one answers.
+        is_due
+            && self
+                .answered
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+
     /// The peer is one of ours: its replay window takes any batch.
     pub fn widen(&self) {
         self.batch.store(usize::MAX, Ordering::Relaxed);
@@ -234,8 +253,11 @@ impl Clocks {
     }
 
     fn set(&self, clock: &AtomicU64, now: Instant) {
-        let since = now.saturating_duration_since(self.zero).as_nanos();
-        clock.store(since as u64, Ordering::Relaxed);
+        clock.store(self.nanos(now), Ordering::Relaxed);
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.zero).as_nanos() as u64
     }
 
     fn get(&self, clock: &AtomicU64) -> Option<Instant> {
@@ -259,6 +281,9 @@ const MAX_PACKET: usize = 65_535;
 /// Half of the Go program's window of 64: a control message may overtake a
 /// batch.
 const FOREIGN_BATCH: usize = 32;
+
+/// Often enough for the senders of one spoke to find out within a round trip or two.
+const ANSWER_EVERY: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
@@ -310,5 +335,19 @@ mod tests {
         assert!(!association.handle_sent(now));
         association.unwatch();
         assert!(association.handle_sent(now));
+    }
+
+    #[test]
+    fn too_big_is_said_once_in_ten_milliseconds() {
+        let now = Instant::now();
+        let association = association(now);
+        let answers = |from: u64, to: u64| {
+            (from..to)
+                .filter(|&micros| association.may_answer(now + Duration::from_micros(micros)))
+                .count()
+        };
+
+        assert_eq!(answers(0, 10_000), 1);
+        assert_eq!(answers(10_000, 110_000), 10);
     }
 }

@@ -386,7 +386,8 @@ fn answer<S: Side>(route: &Route<'_, S>, packet: &[u8], limit: usize) {
     side.count(Dropped::TooBig, 1);
     let answer = side
         .far_end(session)
-        .and_then(|far_end| too_big::answer(packet, limit, &far_end));
+        .and_then(|far_end| too_big::answer(packet, limit, &far_end))
+        .filter(|_| session.as_ref().as_ref().may_answer(Instant::now()));
     if let Some(answer) = answer
         && let Err(error) = tun.try_send(VnetHeader::PLAIN, &[IoSlice::new(&answer)])
     {
