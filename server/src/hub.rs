@@ -11,6 +11,7 @@ mod hooks;
 mod memory;
 mod peernets;
 mod port;
+mod probe;
 mod reset;
 mod shared;
 mod side;
@@ -28,8 +29,7 @@ use dtun_shared::association::Association;
 use dtun_shared::datapath::Datapath;
 use dtun_shared::gauge::Gauge;
 use dtun_shared::link::{Netlink, Via};
-use dtun_shared::meta::{Control, SpokeMeta};
-use dtun_shared::packet::Echo;
+use dtun_shared::meta::SpokeMeta;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -123,7 +123,7 @@ impl Hub {
             tokio::select! {
                 stop = &mut stop => return Ok(stop),
                 event = self.events.recv() => match event {
-                    Some(event) => self.handle_event(event).await,
+                    Some(event) => self.handle_events(event).await,
                     None => return self.wire_failed().await,
                 },
                 () = timer => self.handle_due().await,
@@ -136,6 +136,20 @@ impl Hub {
                 }
             }
             self.memory.flush(&self.leases).await;
+        }
+    }
+
+    /// Takes an event and those that wait behind it: a look at every session
+    /// after each would be dear.
+    async fn handle_events(&mut self, first: Event) {
+        self.handle_event(first).await;
+        for _ in 0..EVENTS_AT_ONCE {
+            let Ok(event) = self.events.try_recv() else {
+                break;
+            };
+            // Not only at the end: a kill finds every device named.
+            self.memory.flush(&self.leases).await;
+            self.handle_event(event).await;
         }
     }
 
@@ -223,7 +237,7 @@ impl Hub {
             };
             match due {
                 Due::Meta => self.shared.send_in(&kept.session, &kept.meta),
-                Due::Probe => probe(&self.shared, kept),
+                Due::Probe => probe::send(&self.shared, kept),
                 Due::End(why) => {
                     let session = Arc::clone(&kept.session);
                     self.end(&session, why).await;
@@ -354,29 +368,6 @@ impl Hub {
     }
 }
 
-/// Asks a silent spoke for a sign of life: in its own terms, for the Go program
-/// has no control messages and would die of one.
-fn probe(shared: &Shared, kept: &mut Kept) {
-    kept.probes = kept.probes.wrapping_add(1);
-    if kept.told.as_ref().is_some_and(|meta| meta.ext) {
-        let ping = Control::Ping(u64::from(kept.probes));
-        shared.send_in(&kept.session, &ping.emit());
-        return;
-    }
-
-    let Some(inner) = kept.session.inner() else {
-        return;
-    };
-    let echo = Echo {
-        id: kept.session.serial as u16 ^ ECHO_ID,
-        seq: kept.probes,
-    };
-    if let Some(packet) = echo.request(inner.own.echo_ends()) {
-        kept.session.expect_echo(echo);
-        shared.send_in(&kept.session, &packet);
-    }
-}
-
 /// Wall-clock seconds, which leases are kept in.
 fn now() -> u64 {
     SystemTime::now()
@@ -390,5 +381,5 @@ const BLACKHOLE: Via = Via::Blackhole { metric: 65_535 };
 const REST: Duration = Duration::from_millis(100);
 const REPORT: Duration = Duration::from_secs(3600);
 
-/// Away from the small numbers that `ping` takes from process ids.
-const ECHO_ID: u16 = 0xd700;
+/// Timers wait for so many events at most.
+const EVENTS_AT_ONCE: usize = 256;
