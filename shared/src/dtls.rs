@@ -27,3 +27,7 @@ pub const DTLS_1_0: u16 = 0xFEFF;
 
 /// Longest content of a record (RFC 5246, section 6.2.1).
 pub const MAX_PLAINTEXT: usize = 1 << 14;
+
+/// Longest body of a record: protection may add this much to the content
+/// (RFC 5246, section 6.2.3).
+pub const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;

@@ -42,7 +42,7 @@ impl fmt::Display for Counters {
 /// Why something was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dropped {
-    /// No well-formed record.
+    /// No well-formed record, or none that a peer of ours sends.
     Malformed,
     /// A record of an epoch that the session does not have.
     WrongEpoch,

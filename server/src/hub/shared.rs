@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use tokio::sync::{Notify, mpsc};
 
 use crate::hub::counters::{Counters, Dropped};
-use crate::hub::wire::Slow;
+use crate::hub::wire::{Slow, Stray};
 use crate::pool::{Addresses, Pools};
 use crate::session::{Session, Sessions};
 
@@ -23,8 +23,10 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     /// Present when spokes must not reach each other.
     pub(super) fence: Option<Fence>,
-    /// What is for the wire task.
+    /// What sessions have for the wire task.
     pub(super) slow: mpsc::Sender<Slow>,
+    /// What anyone may have sent is apart, so that it crowds out no session.
+    pub(super) strays: mpsc::Sender<Stray>,
     /// The hub's loop is to look at every session: it may have missed news.
     pub(super) missed: Notify,
 }

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use dtun_shared::association::Association;
 use dtun_shared::datapath::{self, Lane, Side};
-use dtun_shared::dtls::header::ContentType;
+use dtun_shared::dtls::header::{ContentType, Look, look};
+use dtun_shared::dtls::{MAX_CIPHERTEXT, RECORD_HEADER};
 use dtun_shared::packet::Ends;
 use dtun_shared::packet::too_big::FarEnd;
 use dtun_shared::tun::Tun;
@@ -16,7 +17,7 @@ use dtun_shared::udp::Path;
 
 use crate::hub::counters::Dropped;
 use crate::hub::shared::Shared;
-use crate::hub::wire::Slow;
+use crate::hub::wire::{Slow, Stray};
 use crate::session::Session;
 
 impl Side for Shared {
@@ -78,8 +79,20 @@ impl Side for Shared {
     }
 
     fn stray(&self, datagram: &mut [u8], path: &Path, lane: &Arc<Lane>) {
-        let datagram = datagram.to_vec();
-        self.tell_wire(Slow::Datagram(datagram, *path, Arc::clone(lane)));
+        if datagram.len() > LONGEST_STRAY || look(datagram) == Look::Other {
+            self.counters.count(Dropped::Malformed);
+            return;
+        }
+        // First, so that a flood is not copied.
+        let Ok(place) = self.strays.try_reserve() else {
+            self.counters.count(Dropped::Backlog);
+            return;
+        };
+        place.send(Stray {
+            datagram: datagram.to_vec(),
+            path: *path,
+            lane: Arc::clone(lane),
+        });
     }
 
     /// The data path counts what it could not send; one spoke's closed port is
@@ -155,5 +168,153 @@ impl Shared {
         }
 
         is_taken
+    }
+}
+
+/// One record, which may be data that a session's first flight overtook; every
+/// flight of a handshake is shorter.
+const LONGEST_STRAY: usize = RECORD_HEADER + MAX_CIPHERTEXT;
+
+#[cfg(test)]
+mod tests {
+    use dtun_shared::dtls::CipherSuite;
+    use dtun_shared::dtls::header::{RecordHeader, emit_plaintext};
+    use dtun_shared::dtls::schedule::{DirectionKey, MasterSecret, Secrets};
+    use dtun_shared::record::{Opener, Sealer};
+    use dtun_shared::udp::socket::UdpSocket;
+    use tokio::sync::{Notify, mpsc};
+
+    use super::*;
+    use crate::handshake::Established;
+    use crate::hub::counters::Counters;
+    use crate::session::Sessions;
+
+    struct Hub {
+        shared: Shared,
+        slow: mpsc::Receiver<Slow>,
+        strays: mpsc::Receiver<Stray>,
+        lane: Arc<Lane>,
+        path: Path,
+    }
+
+    impl Hub {
+        fn new() -> Self {
+            let (slow, of_sessions) = mpsc::channel(2);
+            let (strays, of_anyone) = mpsc::channel(2);
+            let socket = UdpSocket::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+
+            Self {
+                shared: Shared {
+                    sessions: Sessions::default(),
+                    counters: Counters::default(),
+                    fence: None,
+                    slow,
+                    strays,
+                    missed: Notify::new(),
+                },
+                slow: of_sessions,
+                strays: of_anyone,
+                lane: Arc::new(Lane::new(socket).unwrap()),
+                path: Path {
+                    peer: "127.0.0.1:9".parse().unwrap(),
+                    local: None,
+                },
+            }
+        }
+
+        fn session(&self) -> Arc<Session> {
+            let suite = CipherSuite::Gcm;
+            let key = DirectionKey::new([1; 16], [2; 4]);
+            let established = Established {
+                peer: self.path.peer,
+                hint: "a".to_owned(),
+                secrets: Secrets {
+                    suite,
+                    client_random: [1; 32],
+                    server_random: [2; 32],
+                    master_secret: MasterSecret::new([3; 48]),
+                },
+                sealer: Arc::new(Sealer::new(suite, &key, 1, 0)),
+                opener: Opener::new(suite, &key, 1),
+                only_ccm8: false,
+            };
+            let lane = Arc::clone(&self.lane);
+
+            Arc::new(Session::new(
+                1,
+                established,
+                self.path,
+                lane,
+                Instant::now(),
+            ))
+        }
+
+        fn stray(&self, datagram: &[u8]) {
+            self.shared
+                .stray(&mut datagram.to_vec(), &self.path, &self.lane);
+        }
+    }
+
+    fn hello() -> Vec<u8> {
+        let mut datagram = Vec::new();
+        emit_plaintext(ContentType::Handshake, 0, &[1; 60], &mut datagram);
+        datagram
+    }
+
+    fn protected(len: usize) -> Vec<u8> {
+        let header = RecordHeader {
+            content: ContentType::ApplicationData,
+            version: 0xFEFD,
+            epoch: 1,
+            seq: 7,
+            len,
+        };
+        let mut datagram = header.bytes().to_vec();
+        datagram.resize(RECORD_HEADER + len, 0);
+        datagram
+    }
+
+    #[test]
+    fn a_flood_of_strays_leaves_room_for_authenticated_records() {
+        let mut hub = Hub::new();
+        let session = hub.session();
+        for _ in 0..5 {
+            hub.stray(&hello());
+        }
+
+        assert!(
+            hub.shared
+                .message(&session, ContentType::ApplicationData, b"{}")
+        );
+
+        assert_eq!(hub.strays.len(), 2);
+        assert!(matches!(hub.slow.try_recv(), Ok(Slow::Confirmed(_))));
+        assert!(matches!(hub.slow.try_recv(), Ok(Slow::Record(..))));
+        assert_eq!(hub.shared.counters.to_string(), "backlog=3");
+    }
+
+    #[test]
+    fn what_is_no_record_of_ours_is_not_queued() {
+        let hub = Hub::new();
+        let cut_off = &hello()[..40];
+        let mut padded = hello();
+        padded.resize(65_507, 0);
+
+        for datagram in [b"", &b"hello"[..], cut_off, &padded] {
+            hub.stray(datagram);
+        }
+
+        assert!(hub.strays.is_empty());
+        assert_eq!(hub.shared.counters.to_string(), "malformed=4");
+    }
+
+    #[test]
+    fn the_longest_record_of_an_unknown_session_is_queued() {
+        let mut hub = Hub::new();
+
+        hub.stray(&protected(MAX_CIPHERTEXT));
+
+        let stray = hub.strays.try_recv().unwrap();
+        assert_eq!(stray.datagram, protected(MAX_CIPHERTEXT));
     }
 }

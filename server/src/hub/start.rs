@@ -24,7 +24,7 @@ use crate::handshake::{Handshakes, SystemEntropy};
 use crate::hub::hooks::Hooks;
 use crate::hub::memory::Memory;
 use crate::hub::shared::{Fence, Shared};
-use crate::hub::wire::Wire;
+use crate::hub::wire::{Inbox, Wire};
 use crate::hub::{BLACKHOLE, Hub, now, port, welcome};
 use crate::lease::{Leases, State, Store, StoreError};
 use crate::peernet::Policy;
@@ -72,12 +72,18 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
             .with_context(|| format!("failed to add a blackhole route for pool {pool}"))?;
     }
 
-    let (slow, slow_events) = mpsc::channel(SLOW);
+    let (slow, of_sessions) = mpsc::channel(SLOW);
+    let (strays, of_anyone) = mpsc::channel(STRAYS);
+    let inbox = Inbox {
+        slow: of_sessions,
+        strays: of_anyone,
+    };
     let shared = Arc::new(Shared {
         sessions: Sessions::default(),
         counters: crate::hub::counters::Counters::default(),
         fence: (!config.spoke_to_spoke).then(|| Fence::new(&chosen.pools)),
         slow,
+        strays,
         missed: Notify::new(),
     });
     let datapath =
@@ -90,7 +96,7 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
     let handshakes = Handshakes::new(config.psk, config.suites, SystemEntropy);
     let (sender, events) = mpsc::channel(EVENTS);
     let now = Instant::now();
-    let wire = Wire::new(Arc::clone(&shared), handshakes, slow_events, sender, now);
+    let wire = Wire::new(Arc::clone(&shared), handshakes, inbox, sender, now);
     let mut hub = Hub {
         shared,
         datapath: Arc::new(datapath),
@@ -350,5 +356,9 @@ const DEFAULT_STATE: &str = "/var/lib/dtun";
 /// A burst of spokes after a restart, each with a handshake, a meta and a first record.
 const EVENTS: usize = 8192;
 
-/// Datagrams of a few thousand handshakes that come at once.
+/// Metas, first records and answers of a few thousand spokes that come at once.
 const SLOW: usize = 8192;
+
+/// Datagrams of handshakes that come at once; of 18 kB at most, so that
+/// strangers cost 20 MB at most.
+const STRAYS: usize = 1024;

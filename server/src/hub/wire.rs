@@ -42,11 +42,17 @@ pub(super) enum Event {
     Closed(Arc<Session>),
 }
 
-/// What the data path has no answer to.
+/// A datagram that is not a session's data: anyone may have sent it.
+#[derive(Debug)]
+pub(super) struct Stray {
+    pub(super) datagram: Vec<u8>,
+    pub(super) path: Path,
+    pub(super) lane: Arc<Lane>,
+}
+
+/// What the data path has no answer to in a session.
 #[derive(Debug)]
 pub(super) enum Slow {
-    /// A datagram that is not a session's data.
-    Datagram(Vec<u8>, Path, Arc<Lane>),
     /// What an authenticated record carried that is no packet.
     Record(Arc<Session>, ContentType, Vec<u8>),
     /// The first application record of a session authenticated.
@@ -63,8 +69,15 @@ pub(super) struct Wire {
     ways: HashMap<SocketAddr, Way>,
     resets: Resets,
     serial: u64,
-    slow: mpsc::Receiver<Slow>,
+    inbox: Inbox,
     events: mpsc::Sender<Event>,
+}
+
+/// What the data path has for the task.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub(super) slow: mpsc::Receiver<Slow>,
+    pub(super) strays: mpsc::Receiver<Stray>,
 }
 
 /// The way back to a peer.
@@ -78,7 +91,7 @@ impl Wire {
     pub(super) fn new(
         shared: Arc<Shared>,
         handshakes: Handshakes,
-        slow: mpsc::Receiver<Slow>,
+        inbox: Inbox,
         events: mpsc::Sender<Event>,
         now: Instant,
     ) -> Self {
@@ -88,7 +101,7 @@ impl Wire {
             ways: HashMap::new(),
             resets: Resets::new(now),
             serial: 0,
-            slow,
+            inbox,
             events,
         }
     }
@@ -104,12 +117,13 @@ impl Wire {
                 }
             };
             tokio::select! {
-                slow = self.slow.recv() => match slow {
-                    Some(slow) => self.handle(slow),
-                    None => break,
-                },
+                // Sessions before strangers.
+                biased;
                 () = self.events.closed() => break,
                 () = timer => self.handle_timeout(Instant::now()),
+                Some(slow) = self.inbox.slow.recv() => self.handle(slow),
+                Some(stray) = self.inbox.strays.recv() => self.handle_stray(stray),
+                else => break,
             }
         }
         let counters = self.handshakes.counters();
@@ -118,10 +132,6 @@ impl Wire {
 
     fn handle(&mut self, slow: Slow) {
         match slow {
-            Slow::Datagram(mut datagram, path, lane) => {
-                let way = Way { path, lane };
-                self.handle_datagram(Instant::now(), &mut datagram, &way);
-            }
             Slow::Record(session, content, plain) => {
                 // A loop that is behind takes the spoke's next copy.
                 drop(self.handle_record(&session, content, &plain));
@@ -130,6 +140,16 @@ impl Wire {
             // Another comes while it is too large.
             Slow::PathMtu(session, outer) => drop(self.tell(Event::PathMtu(session, outer))),
         }
+    }
+
+    fn handle_stray(&mut self, stray: Stray) {
+        let Stray {
+            mut datagram,
+            path,
+            lane,
+        } = stray;
+        let way = Way { path, lane };
+        self.handle_datagram(Instant::now(), &mut datagram, &way);
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -157,13 +177,13 @@ impl Wire {
             self.ways.insert(peer, way.clone());
         }
         if verdict == Verdict::NotMine {
-            self.handle_strays(now, datagram, way);
+            self.handle_unwanted(now, datagram, way);
         }
     }
 
     /// Records that no handshake wanted: a session's, perhaps one that the
     /// same datagram has just established.
-    fn handle_strays(&mut self, now: Instant, datagram: &mut [u8], way: &Way) {
+    fn handle_unwanted(&mut self, now: Instant, datagram: &mut [u8], way: &Way) {
         let Way { path, lane } = way;
         if let Some(session) = self.shared.sessions.of_peer(path.peer) {
             self.handle_records(now, &session, datagram, path);

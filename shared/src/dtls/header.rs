@@ -2,7 +2,7 @@
 //! the first look at a datagram.
 
 use super::reader::Reader;
-use super::{DTLS_1_0, DTLS_1_2, MAX_PLAINTEXT, RECORD_HEADER};
+use super::{DTLS_1_0, DTLS_1_2, MAX_CIPHERTEXT, RECORD_HEADER};
 
 /// What a record carries (RFC 5246, section 6.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -166,9 +166,6 @@ pub fn look(datagram: &[u8]) -> Look {
         _ => Look::Other,
     }
 }
-
-/// RFC 5246, section 6.2.3: protection may add this much.
-const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;
 
 const CLIENT_HELLO: u8 = 1;
 
