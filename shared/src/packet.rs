@@ -12,6 +12,7 @@ pub mod mss;
 #[cfg(test)]
 pub(crate) mod reference;
 pub mod segment;
+pub mod shorten;
 pub mod too_big;
 mod upper;
 pub mod vnet;

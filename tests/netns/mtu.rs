@@ -141,6 +141,32 @@ fn a_connection_outlives_a_path_that_shrinks() {
     down.finish();
 }
 
+/// Nobody on an IPv6 path fragments, and an IPv6 sender makes 1280 bytes.
+#[test]
+fn a_connection_in_ipv6_outlives_an_ipv6_path_that_shrinks() {
+    let path = Path::new();
+    path.swallow_icmp();
+    let hub = Hub::start(&path.near, &[]);
+    let at = format!("[{}]:443", hub.host.ip6());
+    let (spoke, lease) = Spoke::up(&path.far, 2, &["-connect", &at]);
+    let ip6 = lease.ip6.unwrap();
+    ping(&spoke.host, HUB6, 1415, "do").unwrap();
+    let up = Flow::start(&spoke.host, &hub.host, HUB6);
+    let down = Flow::start(&hub.host, &spoke.host, ip6);
+    up.moves_within(SOON);
+    down.moves_within(SOON);
+
+    path.narrow(1280);
+
+    until_told(&spoke.host, HUB4, 1415, 1195);
+    until_told(&hub.host, lease.ip4, 1415, 1195);
+    for flow in [&up, &down] {
+        flow.moves_within(RECOVERY);
+    }
+    up.finish();
+    down.finish();
+}
+
 #[test]
 fn a_path_that_says_what_it_carries_is_believed_after_a_look() {
     let path = Path::new();

@@ -11,10 +11,10 @@ use super::side::{Dropped, Side};
 use crate::association::Association;
 use crate::dtls::header::ContentType;
 use crate::packet::ecn::{self, Ecn};
-use crate::packet::mss;
 use crate::packet::segment::{NotCut, Segments};
 use crate::packet::too_big::{self, Fit};
 use crate::packet::vnet::{Gso, VnetHeader};
+use crate::packet::{mss, shorten};
 use crate::record::{NotSealed, Sealer};
 use crate::tun::Tun;
 use crate::udp::Path;
@@ -150,6 +150,12 @@ impl Outward {
             if header.gso == Gso::None {
                 mss::clamp(packet, limit, header.needs_csum);
             }
+            // Neither would a message help, nor does anybody fragment.
+            let header = if packet.len() > limit && association.is_over_ip6() {
+                shorten::as_run(header, packet).unwrap_or(header)
+            } else {
+                header
+            };
             // First: nobody is told of what is found too big in a queue.
             let passed = way(header, packet, association).and_then(|_| {
                 if association.lane().is_full() {
