@@ -95,12 +95,10 @@ impl Outward {
             }
         }
 
-        if let Some(session) = &session
-            && has_passed
-        {
+        if let Some(session) = &session {
             let association = session.as_ref().as_ref();
             self.send(side, association);
-            if association.handle_sent(now) {
+            if has_passed && association.handle_sent(now) {
                 side.unwatched(session);
             }
         }
@@ -219,6 +217,9 @@ impl Outward {
 
     /// Sends what was gathered, or lets it wait behind what waits already.
     fn send<S: Side>(&mut self, side: &S, association: &Association) {
+        if self.outbox.messages().is_empty() {
+            return;
+        }
         let lane = association.lane();
         if self.is_blocked || (!self.is_resuming && lane.is_full()) {
             self.hold(association, 0, 0);

@@ -121,5 +121,5 @@ pub(super) const READ: Interest = Interest::READ.once();
 /// When the last worker gives the memory of a burst back.
 const REST_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a helper waits for work before it parks.
+/// How long a worker that is not the last waits before it parks.
 const PATIENCE: Duration = Duration::from_millis(2);
