@@ -1,24 +1,26 @@
 //! From a device to the peer: packets are cut, sealed where they will be sent
 //! from, and gathered into messages.
 
-use std::io::{self, IoSlice};
+mod fit;
+
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::lane::{Lane, NotFull, Queued};
-use super::outbox::{MAX_MESSAGES, Outbox, Outer};
+use super::outbox::{MAX_MESSAGES, Outbox};
 use super::side::{Dropped, Side};
 use crate::association::Association;
 use crate::dtls::header::ContentType;
-use crate::packet::ecn::{self, Ecn};
+use crate::packet::ecn::Ecn;
 use crate::packet::segment::{NotCut, Segments};
-use crate::packet::too_big::{self, Fit};
 use crate::packet::vnet::{Gso, VnetHeader};
 use crate::packet::{mss, shorten};
 use crate::record::{NotSealed, Sealer};
 use crate::tun::Tun;
 use crate::udp::Path;
 use crate::udp::send::{SendOutcome, Transmit};
+use fit::{answer, way};
 
 /// A worker's buffers for this direction.
 #[derive(Debug)]
@@ -361,47 +363,6 @@ impl Outward {
     }
 }
 
-/// The largest packet to cut into, and what the outer header says.
-fn way(
-    header: VnetHeader,
-    packet: &[u8],
-    association: &Association,
-) -> Result<(usize, Outer), NotCut> {
-    let limit = association.limit();
-    let len = match header.gso {
-        Gso::None => packet.len(),
-        // A stream is cut to fit.
-        Gso::Tcp4 | Gso::Tcp6 => packet.len().min(limit),
-        Gso::Udp => usize::from(header.csum_start) + UDP_HEADER + usize::from(header.gso_size),
-    };
-    let (limit, df) = match too_big::fit(packet, len, limit) {
-        Fit::Whole => (limit, true),
-        // Nobody on the way fragments IPv6, so nothing is won without DF. What
-        // is larger goes in pieces where our kernel knows the path's MTU.
-        Fit::Pieces if len <= limit && association.is_over_ip6() => (limit, true),
-        Fit::Pieces => (limit.max(len), false),
-        Fit::TooBig => return Err(NotCut::TooBig),
-    };
-    let ecn = ecn::outer(ecn::of(packet));
-
-    Ok((limit, Outer { ecn, df }))
-}
-
-/// Tells the sender of a packet what the path carries.
-fn answer<S: Side>(route: &Route<'_, S>, packet: &[u8], limit: usize) {
-    let Route { side, tun, session } = *route;
-    side.count(Dropped::TooBig, 1);
-    let answer = side
-        .far_end(session)
-        .and_then(|far_end| too_big::answer(packet, limit, &far_end))
-        .filter(|_| session.as_ref().as_ref().may_answer(Instant::now()));
-    if let Some(answer) = answer
-        && let Err(error) = tun.try_send(VnetHeader::PLAIN, &[IoSlice::new(&answer)])
-    {
-        tracing::debug!(%error, "sender not told that its packet is too big");
-    }
-}
-
 fn dropped(why: NotCut) -> Dropped {
     match why {
         NotCut::Malformed => Dropped::NotCut,
@@ -411,8 +372,6 @@ fn dropped(why: NotCut) -> Dropped {
 
 /// The longest packet that a TUN gives: 64 KiB with its headers.
 const MAX_PACKET: usize = 65_536 + 256;
-
-const UDP_HEADER: usize = 8;
 
 /// Packets read from one device before another source has its turn.
 const SHARE: usize = 64;
