@@ -108,10 +108,18 @@ fn serve(
             offload: flags.offload,
             up: flags.up,
             down: flags.down,
+            fwmark: flags.fwmark,
             keepalive,
             suites,
         })));
     };
+
+    if flags.bypass.is_some() && flags.route.is_none() {
+        return Err(Usage::new(
+            "-bypass",
+            "keeps networks out of what -route takes in: -route default",
+        ));
+    }
 
     Ok(Order::Spoke(Box::new(SpokeConfig {
         connect,
@@ -128,6 +136,11 @@ fn serve(
         offload: flags.offload,
         state,
         suites,
+        route: flags.route,
+        bypass: flags.bypass,
+        fwmark: flags.fwmark,
+        table: flags.table,
+        rule_pref: flags.rule_pref,
     })))
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::dtls::schedule::Psk;
+use dtun_shared::leaving::Leaving;
 use dtun_shared::udp::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -25,6 +26,7 @@ pub(crate) struct Credentials {
     pub(crate) hint: String,
     pub(crate) suites: Vec<CipherSuite>,
     pub(crate) terms: Terms,
+    pub(crate) leaving: Leaving,
 }
 
 /// A round in progress; dropping it ends its attempts.
@@ -141,7 +143,7 @@ async fn attempt(
     credentials: &Credentials,
     seen: &Seen,
 ) -> Result<Pulse, Failure> {
-    let socket = UdpSocket::connect(addr).map_err(DialError::Io)?;
+    let socket = UdpSocket::connect_by(addr, &credentials.leaving).map_err(DialError::Io)?;
     let dialled = dial_seen(
         &socket,
         &credentials.psk,

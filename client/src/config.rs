@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::dtls::schedule::Psk;
+use dtun_shared::mark::Mark;
 use ipnet::IpNet;
+
+use crate::routes::{BypassSource, RouteWhat};
 
 /// A spoke's settings; the command line has made sure that they make sense.
 #[derive(Debug)]
@@ -37,4 +40,15 @@ pub struct SpokeConfig {
     pub state: Option<PathBuf>,
     /// Offered to the hub, in this order.
     pub suites: Vec<CipherSuite>,
+    /// What goes through the tunnel; none to leave that to scripts.
+    pub route: Option<RouteWhat>,
+    /// What stays out of it all the same.
+    pub bypass: Option<BypassSource>,
+    /// Borne by our own datagrams; none for the default where one is needed.
+    pub fwmark: Option<Mark>,
+    /// The first of three routing tables that are ours; none for the default.
+    pub table: Option<u32>,
+    /// The first of sixteen preferences of rules that are ours; none for the
+    /// default.
+    pub rule_pref: Option<u32>,
 }

@@ -11,11 +11,14 @@ mod hooks;
 mod liveness;
 mod report;
 mod resolve;
+mod routes;
 mod session;
 mod side;
 mod spoke;
+mod steering;
 mod tunnel;
 mod uplink;
 
 pub use config::SpokeConfig;
+pub use routes::{BypassSource, BypassWord, NotABypass, RouteWhat};
 pub use spoke::run;

@@ -29,6 +29,7 @@ use crate::hooks::Hooks;
 use crate::report::Teller;
 use crate::session::{Pulse, Terms};
 use crate::side::{Notes, SpokeSide};
+use crate::steering::Steering;
 use crate::tunnel::Tunnel;
 use crate::uplink::{Network, Way, way_to};
 use away::{Meanwhile, Outcome};
@@ -68,6 +69,7 @@ struct Spoke {
     /// The session's socket in the data path.
     socket: Option<Key>,
     tunnel: Option<Tunnel>,
+    steering: Steering,
     /// The tunnel's device in the data path.
     device: Option<Key>,
     hooks: Hooks,
@@ -121,6 +123,7 @@ impl Spoke {
         Ok(Self {
             changes: netlink.watch().context("failed to watch the network")?,
             hooks: Hooks::new(config.up.clone(), config.down.clone()),
+            steering: Steering::new(&netlink, &config),
             config,
             hint,
             netlink,
@@ -151,6 +154,7 @@ impl Spoke {
 
     /// Session after session, for ever.
     async fn serve(&mut self) -> anyhow::Result<()> {
+        self.steering.clean_up().await;
         tracing::info!(hub = self.config.connect, hint = self.hint, "dialling");
         let mut unsettled = 0;
         loop {
@@ -222,6 +226,7 @@ impl Spoke {
             psk: self.config.psk.clone(),
             hint: self.hint.clone(),
             suites: self.config.suites.clone(),
+            leaving: self.steering.leaving().clone(),
             terms: Terms {
                 peernet: self.config.peernet.clone(),
                 mtu: self.config.mtu,
@@ -232,7 +237,9 @@ impl Spoke {
     }
 
     async fn way_to(&self, hub: SocketAddr) -> std::io::Result<Way> {
-        way_to(&self.netlink, hub.ip(), self.tun_index()).await
+        let leaving = self.steering.leaving();
+
+        way_to(&self.netlink, hub.ip(), self.tun_index(), leaving).await
     }
 
     fn tun_index(&self) -> Option<u32> {
@@ -246,6 +253,7 @@ impl Spoke {
             let dropped = pulse.session().counters();
             tracing::info!(reason = "stopped", %dropped, "tunnel down");
         }
+        self.steering.remove().await;
         if self.hooked.is_some() {
             self.ask_down().await;
         }

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::io;
 use std::net::IpAddr;
 
+use dtun_shared::leaving::Leaving;
 use dtun_shared::link::{Hop, Netlink, Route, RouteKind};
 use ipnet::IpNet;
 
@@ -29,9 +30,14 @@ pub(crate) struct Network {
 
 type Towards = (u32, Option<IpAddr>, Option<IpAddr>);
 
-/// The way to `ip`; `tun` is our device.
-pub(crate) async fn way_to(netlink: &Netlink, ip: IpAddr, tun: Option<u32>) -> io::Result<Way> {
-    Ok(match netlink.route_to(ip).await? {
+/// The way to `ip` of a datagram that leaves so; `tun` is our device.
+pub(crate) async fn way_to(
+    netlink: &Netlink,
+    ip: IpAddr,
+    tun: Option<u32>,
+    leaving: &Leaving,
+) -> io::Result<Way> {
+    Ok(match netlink.route_to_by(ip, leaving).await? {
         Some(hop) if Some(hop.oif) == tun => Way::IntoTunnel,
         Some(hop) => Way::Out(hop),
         None => Way::None,
@@ -63,10 +69,11 @@ impl Network {
         netlink: &Netlink,
         hubs: impl Iterator<Item = IpAddr>,
         tun: Option<u32>,
+        leaving: &Leaving,
     ) -> io::Result<Self> {
         let mut ways = Vec::new();
         for ip in hubs {
-            let way = match way_to(netlink, ip, tun).await? {
+            let way = match way_to(netlink, ip, tun, leaving).await? {
                 Way::Out(hop) => Some((hop.oif, hop.gateway, hop.source)),
                 Way::IntoTunnel | Way::None => None,
             };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::dtls::schedule::Psk;
+use dtun_shared::mark::Mark;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Everything a hub is told at start.
@@ -30,6 +31,8 @@ pub struct HubConfig {
     /// Runs for each lease.
     pub up: Option<PathBuf>,
     pub down: Option<PathBuf>,
+    /// Borne by the hub's own datagrams.
+    pub fwmark: Option<Mark>,
     pub keepalive: Duration,
     /// In order of preference.
     pub suites: Vec<CipherSuite>,

@@ -10,8 +10,10 @@ pub mod gauge;
 #[cfg(test)]
 mod hex;
 pub mod hook;
+pub mod leaving;
 pub mod limits;
 pub mod link;
+pub mod mark;
 pub mod meta;
 #[cfg(test)]
 mod netns;

@@ -14,6 +14,7 @@
 mod address;
 mod batch;
 mod route;
+mod rule;
 mod watch;
 
 use std::fs;
@@ -31,6 +32,7 @@ use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 pub use address::Address;
 pub use batch::{Action, BadLine, Loaded};
 pub use route::{Hop, Route, RouteKind, Via};
+pub use rule::{Family, Rule, Then, Transport};
 pub use watch::{Change, Changes};
 
 /// A handle on the kernel's network configuration.

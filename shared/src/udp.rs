@@ -19,6 +19,7 @@ use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::leaving::Leaving;
 use crate::sys;
 
 /// A UDP socket that knows where a datagram came to and from.
@@ -44,8 +45,14 @@ impl UdpSocket {
     /// A fresh socket that sends to `peer` and hears nobody else; a closed
     /// port there shows as `ECONNREFUSED`.
     pub fn connect(peer: SocketAddr) -> io::Result<Self> {
+        Self::connect_by(peer, &Leaving::default())
+    }
+
+    /// [`Self::connect`] with a say in how the datagrams leave this machine.
+    pub fn connect_by(peer: SocketAddr, leaving: &Leaving) -> io::Result<Self> {
         let peer = canonical(peer);
         let (socket, domain) = open(peer)?;
+        leaving.apply(&socket)?;
         socket.connect(&SockAddr::from(peer))?;
 
         Ok(Self {

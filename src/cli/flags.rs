@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
+use dtun_client::{BypassSource, RouteWhat};
 use dtun_server::Pool6;
 use dtun_shared::dtls::CipherSuite;
+use dtun_shared::mark::Mark;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::value;
@@ -52,6 +54,17 @@ pub(super) struct Flags {
     #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = value::switch, action = ArgAction::Set)]
     pub(super) once: bool,
 
+    #[arg(long, value_parser = value::route)]
+    pub(super) route: Option<RouteWhat>,
+    #[arg(long, value_parser = value::bypass)]
+    pub(super) bypass: Option<BypassSource>,
+    #[arg(long, value_parser = value::table)]
+    pub(super) table: Option<u32>,
+    #[arg(long, value_parser = value::rule_pref)]
+    pub(super) rule_pref: Option<u32>,
+
+    #[arg(long)]
+    pub(super) fwmark: Option<Mark>,
     #[arg(long, value_parser = value::program)]
     pub(super) up: Option<PathBuf>,
     #[arg(long, value_parser = value::program)]
@@ -97,6 +110,10 @@ impl Flags {
                 ("tun", self.tun.is_some()),
                 ("fallback", self.fallback.is_some()),
                 ("once", self.once),
+                ("route", self.route.is_some()),
+                ("bypass", self.bypass.is_some()),
+                ("table", self.table.is_some()),
+                ("rule-pref", self.rule_pref.is_some()),
             ]
         };
 

@@ -1,3 +1,4 @@
+use dtun_client::RouteWhat;
 use proptest::prelude::*;
 
 use super::*;
@@ -399,7 +400,7 @@ fn help_and_version_need_no_key() {
 
 #[test]
 fn help_fits_one_screen_and_names_every_flag() {
-    assert!(HELP.lines().count() <= 40);
+    assert!(HELP.lines().count() <= 50);
     assert!(HELP.lines().all(|line| line.chars().count() < 80));
     for arg in Flags::command().get_arguments() {
         let flag = arg.get_long().unwrap();
@@ -445,3 +446,70 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn routes_bypass_table_and_preference_are_read() {
+    let list = File::new("list", "192.0.2.0/24\n", 0o644);
+    let bypass = format!("10.0.0.0/8,@private,{}", list.0.display());
+    let config = spoke(&format!(
+        "{SPOKE} -route default -bypass {bypass} -table 500 -rule-pref 100"
+    ));
+
+    assert_eq!(config.route, Some(RouteWhat::Everything));
+    assert_eq!(config.bypass.unwrap().words.len(), 3);
+    assert_eq!((config.table, config.rule_pref), (Some(500), Some(100)));
+
+    let config = spoke(&format!("{SPOKE} -route 10.1.2.3/8,fd00::/8"));
+    let nets = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap());
+    assert_eq!(config.route, Some(RouteWhat::Nets(nets.to_vec())));
+}
+
+#[test]
+fn a_mark_is_for_both_roles() {
+    let mark = "0x640000/0xff0000".parse().ok();
+
+    assert_eq!(hub("-key foo -fwmark 0x640000/0xff0000").fwmark, mark);
+    assert_eq!(
+        spoke(&format!("{SPOKE} -fwmark=6553600/16711680")).fwmark,
+        mark
+    );
+    assert_eq!(
+        refused("-key foo -fwmark 0"),
+        "-fwmark 0: every packet without a mark has 0: choose another value"
+    );
+}
+
+#[test]
+fn routes_that_cannot_be_are_refused_with_the_fix() {
+    for (flags, line) in [
+        (
+            "-route 0.0.0.0/0",
+            "-route 0.0.0.0/0: a prefix of length 0 is everything: -route default",
+        ),
+        (
+            "-route all",
+            "-route all: \"all\" is not a network such as 192.168.1.0/24, or the word default",
+        ),
+        (
+            "-bypass @private",
+            "-bypass: keeps networks out of what -route takes in: -route default",
+        ),
+        (
+            "-route default -bypass /no/such/list",
+            "-bypass /no/such/list: neither a network, nor @private, nor a file \
+             (/no/such/list: No such file or directory (os error 2))",
+        ),
+        (
+            "-route default -table 252",
+            "-table 252: not a number from 1 to 250 or from 256 on: three tables begin there",
+        ),
+        (
+            "-route default -rule-pref 32760",
+            "-rule-pref 32760: not a number from 1 to 32750: sixteen rules begin there",
+        ),
+    ] {
+        assert_eq!(refused(&format!("{SPOKE} {flags}")), line);
+    }
+}
+
+const SPOKE: &str = "-connect vpn.example.com:443 -key foo";

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dtun_client::{BypassSource, BypassWord, NotABypass, RouteWhat};
 use dtun_server::Pool6;
 use dtun_shared::dtls::{CipherSuite, MAX_PLAINTEXT};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -184,6 +185,64 @@ pub(super) fn networks(text: &str) -> Result<Networks, String> {
     }
 
     Ok(networks)
+}
+
+pub(super) fn route(text: &str) -> Result<RouteWhat, String> {
+    if text == "default" {
+        return Ok(RouteWhat::Everything);
+    }
+    let networks = networks(text).map_err(|fault| format!("{fault}, or the word default"))?;
+    if networks.0.is_empty() {
+        return Err("empty: give networks, or the word default".to_owned());
+    }
+    if networks.0.iter().any(|net| net.prefix_len() == 0) {
+        return Err("a prefix of length 0 is everything: -route default".to_owned());
+    }
+
+    Ok(RouteWhat::Nets(networks.0))
+}
+
+/// Files are read when the tunnel comes up, and whenever they change; one that
+/// is not there now is a mistake all the same.
+pub(super) fn bypass(text: &str) -> Result<BypassSource, String> {
+    let mut source: BypassSource = text
+        .parse()
+        .map_err(|error: NotABypass| error.to_string())?;
+    for word in &mut source.words {
+        if let BypassWord::File(path) = word {
+            *path = std::path::absolute(&path).map_err(|error| error.to_string())?;
+            let metadata = path.metadata().map_err(|error| {
+                let path = path.display();
+                format!("neither a network, nor @private, nor a file ({path}: {error})")
+            })?;
+            if metadata.is_dir() {
+                return Err(format!("{} is a directory", path.display()));
+            }
+        }
+    }
+
+    Ok(source)
+}
+
+/// The kernel's own tables are 253 to 255; those up to 252 may bear names.
+pub(super) fn table(text: &str) -> Result<u32, String> {
+    let refused =
+        || "not a number from 1 to 250 or from 256 on: three tables begin there".to_owned();
+    let table: u32 = text.parse().map_err(|_| refused())?;
+    let taken = table..=table.saturating_add(2);
+    if table == 0 || table > u32::MAX - 2 || (253..=255).any(|own| taken.contains(&own)) {
+        return Err(refused());
+    }
+
+    Ok(table)
+}
+
+/// The rules of the tables main and default stand at 32766 and 32767.
+pub(super) fn rule_pref(text: &str) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|pref| (1..=32_750).contains(pref))
+        .ok_or_else(|| "not a number from 1 to 32750: sixteen rules begin there".to_owned())
 }
 
 /// What the kernel takes as a device's name, without its `%d`.

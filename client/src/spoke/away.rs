@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use dtun_shared::leaving::Leaving;
 use dtun_shared::link::Change;
 use dtun_shared::sleep::{Wakes, slept};
 use tokio::time::sleep;
@@ -156,10 +157,14 @@ impl Spoke {
 
     /// Remembers to look at the network when it has come to rest.
     pub(super) async fn note(&mut self, change: std::io::Result<Change>) {
+        if let Ok(change) = &change {
+            self.steering.note(*change);
+        }
         match change {
             Ok(Change::Link { index, removed, .. }) if Some(index) == self.tun_index() => {
                 if removed {
                     tracing::warn!("somebody deleted the tunnel's device");
+                    self.steering.withdraw().await;
                     self.let_device_go();
                     self.ask_down().await;
                 }
@@ -184,7 +189,10 @@ impl Spoke {
     }
 
     fn next_duty(&self) -> Option<Instant> {
-        [self.look, self.fallback_at()].into_iter().flatten().min()
+        [self.look, self.fallback_at(), self.steering.due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due; true when there is reason to dial at once.
@@ -192,6 +200,9 @@ impl Spoke {
         let now = Instant::now();
         if self.fallback_at().is_some_and(|at| now >= at) {
             self.fall_back().await;
+        }
+        if self.steering.due().is_some_and(|at| now >= at) {
+            self.steering.look().await;
         }
         if self.has_slept() {
             tracing::info!("the machine slept, dialling at once");
@@ -213,7 +224,8 @@ impl Spoke {
 
     async fn look_around(&self) -> Network {
         let hubs = self.known.iter().map(SocketAddr::ip);
-        Network::look(&self.netlink, hubs, self.tun_index())
+        let leaving = self.steering.leaving();
+        Network::look(&self.netlink, hubs, self.tun_index(), leaving)
             .await
             .unwrap_or_else(|error| {
                 tracing::debug!(%error, "failed to look at the network");
@@ -240,7 +252,9 @@ impl Spoke {
             return false;
         }
         for ip in name_servers() {
-            let way = way_to(&self.netlink, ip, self.tun_index()).await;
+            // The system's resolver bears no mark.
+            let leaving = Leaving::default();
+            let way = way_to(&self.netlink, ip, self.tun_index(), &leaving).await;
             if matches!(way, Ok(Way::IntoTunnel)) {
                 self.withdraw_routes("the name server is routed into the tunnel")
                     .await;

@@ -88,7 +88,7 @@ impl Spoke {
         let Some(pulse) = &self.session else {
             return Err(End::Goodbye);
         };
-        let timer = [self.look, watch.say]
+        let timer = [self.look, watch.say, self.steering.due()]
             .into_iter()
             .flatten()
             .fold(pulse.poll_timeout(), Instant::min);
@@ -168,6 +168,9 @@ impl Spoke {
             let mut round = Round::new(self.credentials());
             round.add(&[hub]);
             watch.renewal = Some(round);
+        }
+        if self.steering.due().is_some_and(|at| now >= at) {
+            self.steering.look().await;
         }
         if self.look.is_some_and(|look| now >= look) {
             self.look = None;

@@ -15,6 +15,7 @@ use super::Spoke;
 use crate::hooks::{EVENT, Event, Job};
 use crate::report::Report;
 use crate::session::{Pulse, Session};
+use crate::steering::Lease;
 use crate::tunnel::{Plan, Tunnel, TunnelError};
 use crate::uplink::{Way, surroundings, uplink_to};
 
@@ -64,6 +65,7 @@ impl Spoke {
             }
         };
         self.stand(plan).await?;
+        self.steer(pulse.session()).await;
         let homeless = self.side.take_homeless();
         if homeless > 0 {
             tracing::debug!(homeless, "packets dropped while there was no session");
@@ -76,6 +78,20 @@ impl Spoke {
         self.tell_hooks().await;
 
         Ok(None)
+    }
+
+    /// Sends into the tunnel what the user wants there.
+    async fn steer(&mut self, session: &Session) {
+        let Some(tunnel) = &self.tunnel else {
+            return;
+        };
+        let lease = Lease {
+            device: tunnel.name().to_owned(),
+            index: tunnel.index(),
+            addresses: session.addresses(),
+            out6: session.meta().out6,
+        };
+        self.steering.stand(lease).await;
     }
 
     /// Lets packets pass between the device and the session.
@@ -223,6 +239,7 @@ impl Spoke {
         let Some(tunnel) = &mut self.tunnel else {
             return;
         };
+        self.steering.withdraw().await;
         tracing::warn!(
             away = ?rounded(self.away.elapsed()),
             "the hub stays away: this machine has its own network back until it returns",
@@ -324,6 +341,9 @@ impl Spoke {
             ("MTU", tunnel.plan().mtu.to_string()),
             ("OUT6", u8::from(session.meta().out6).to_string()),
         ];
+        if let Some(mark) = self.steering.leaving().mark {
+            env.push(("FWMARK", mark.to_string()));
+        }
         if let Ok(path) = std::env::current_exe() {
             env.push(("DTUN", path.display().to_string()));
         }

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use dtun_shared::leaving::Leaving;
 use dtun_shared::link;
 use dtun_shared::meta::{Addresses, HubMeta};
 use dtun_shared::pmtu::carried;
@@ -82,7 +83,11 @@ impl Hub {
     /// The inner MTU towards this peer: what was asked for, or what fits the
     /// route in one datagram.
     async fn mtu_towards(&self, session: &Session) -> u16 {
-        let hop = match self.netlink.route_to(session.peer.ip()).await {
+        let hop = match self
+            .netlink
+            .route_to_by(session.peer.ip(), &self.leaving())
+            .await
+        {
             Ok(hop) => hop,
             Err(error) => {
                 tracing::debug!(peer = %session.peer, %error, "route unknown");
@@ -205,6 +210,14 @@ impl Hub {
                 return Ok(name);
             }
             links.insert(name);
+        }
+    }
+
+    /// How the hub's datagrams leave.
+    fn leaving(&self) -> Leaving {
+        Leaving {
+            mark: self.hooks.mark,
+            bind: None,
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use dtun_shared::hook;
+use dtun_shared::mark::Mark;
 use tokio::task::JoinSet;
 
 use crate::hub::port::Port;
@@ -18,6 +19,8 @@ pub(super) struct Hooks {
     pub(super) down: Option<PathBuf>,
     /// What the hub listens on, for the environment.
     pub(super) listen: std::net::SocketAddr,
+    /// What the hub's own datagrams bear.
+    pub(super) mark: Option<Mark>,
 }
 
 type Environment = Vec<(&'static str, String)>;
@@ -88,7 +91,7 @@ impl Hooks {
         let text6 =
             |net: Option<ipnet::Ipv6Net>| net.map_or_else(String::new, |net| net.to_string());
 
-        Some(vec![
+        let mut environment = vec![
             ("EVENT", event.to_owned()),
             ("TUN", port.tun.name().to_owned()),
             ("HINT", hint.to_owned()),
@@ -101,7 +104,10 @@ impl Hooks {
             ("SERVER_IP", server.to_string()),
             ("SERVER_PORT", self.listen.port().to_string()),
             ("MTU", port.mtu().to_string()),
-        ])
+        ];
+        environment.extend(self.mark.map(|mark| ("FWMARK", mark.to_string())));
+
+        Some(environment)
     }
 }
 

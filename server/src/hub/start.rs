@@ -14,6 +14,7 @@ use std::time::Instant;
 use anyhow::{Context as _, anyhow, bail};
 use dtun_shared::datapath::{Datapath, Lane};
 use dtun_shared::link::{self, Netlink, RouteKind};
+use dtun_shared::mark::Mark;
 use dtun_shared::status::has_net_admin;
 use dtun_shared::tun::DeviceError;
 use dtun_shared::udp::socket::UdpSocket;
@@ -35,7 +36,11 @@ use crate::{HubConfig, Pool6};
 /// Makes a hub that serves as soon as its loop runs.
 pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
     let workers = thread::available_parallelism().map_or(1, NonZero::get);
-    let sockets = listen(config.listen.unwrap_or(DEFAULT_LISTEN), workers)?;
+    let sockets = listen(
+        config.listen.unwrap_or(DEFAULT_LISTEN),
+        workers,
+        config.fwmark,
+    )?;
     let listen = sockets[0]
         .local_addr()
         .context("failed to read our address")?;
@@ -115,6 +120,7 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
             up: config.up,
             down: config.down,
             listen,
+            mark: config.fwmark,
         },
         events,
         wire: tokio::spawn(wire.run()),
@@ -161,10 +167,10 @@ impl Hub {
 }
 
 /// A socket for each worker: the kernel spreads the spokes over them.
-fn listen(addr: SocketAddr, workers: usize) -> anyhow::Result<Vec<UdpSocket>> {
+fn listen(addr: SocketAddr, workers: usize, mark: Option<Mark>) -> anyhow::Result<Vec<UdpSocket>> {
     let port = addr.port();
 
-    UdpSocket::listen_group(addr, workers).map_err(|error| {
+    UdpSocket::listen_group(addr, workers, mark).map_err(|error| {
         let kind = error.kind();
         if kind == io::ErrorKind::AddrInUse {
             anyhow!(

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
-use netlink_packet_route::route::RouteType;
+use netlink_packet_route::route::{RouteAttribute, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::AddressGetRequest;
 use rtnetlink::packet_core::{
@@ -123,7 +123,14 @@ impl Netlink {
 
     /// Whether the kernel has the routes that belong to an address.
     async fn is_used(&self, address: Address) -> io::Result<bool> {
-        let local = self.lookup(address.net.addr(), Some(address.index)).await?;
+        // A link-local address means something on its link only.
+        let on_link = match address.net.addr() {
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => {
+                vec![RouteAttribute::Oif(address.index)]
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => Vec::new(),
+        };
+        let local = self.lookup(address.net.addr(), on_link).await?;
         if local.is_none_or(|route| route.header.kind != RouteType::Local) {
             return Ok(false);
         }

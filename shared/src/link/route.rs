@@ -15,6 +15,7 @@ use rtnetlink::packet_core::{
 };
 
 use super::{Netlink, absent, address::family, errno};
+use crate::leaving::{Bind, Leaving};
 
 impl Netlink {
     /// Adds a route to the main table; the same route again is no error, but
@@ -75,7 +76,26 @@ impl Netlink {
     /// How the kernel would send a packet to `destination`, as `ip route get`;
     /// `None` where it would not.
     pub async fn route_to(&self, destination: IpAddr) -> io::Result<Option<Hop>> {
-        let found = self.lookup(destination, None).await?;
+        self.route_to_by(destination, &Leaving::default()).await
+    }
+
+    /// The same for a packet that leaves so.
+    pub async fn route_to_by(
+        &self,
+        destination: IpAddr,
+        leaving: &Leaving,
+    ) -> io::Result<Option<Hop>> {
+        let mut how = Vec::new();
+        how.extend(leaving.mark.map(|mark| RouteAttribute::Mark(mark.value())));
+        match &leaving.bind {
+            Some(Bind::Address(ip)) => how.push(RouteAttribute::Source((*ip).into())),
+            Some(Bind::Device(name)) => match self.link(name).await? {
+                Some(link) => how.push(RouteAttribute::Oif(link.index)),
+                None => return Ok(None),
+            },
+            None => {}
+        }
+        let found = self.lookup(destination, how).await?;
         let Some(mut hop) = found.as_ref().and_then(Hop::parse) else {
             return Ok(None);
         };
@@ -86,12 +106,11 @@ impl Netlink {
         Ok(Some(hop))
     }
 
-    /// The kernel's answer to `ip route get`; link-local destinations mean
-    /// something on a link only.
+    /// The kernel's answer to `ip route get`.
     pub(super) async fn lookup(
         &self,
         destination: IpAddr,
-        link: Option<u32>,
+        how: Vec<RouteAttribute>,
     ) -> io::Result<Option<RouteMessage>> {
         let mut request = RouteMessage::default();
         request.header.address_family = family(destination);
@@ -99,9 +118,7 @@ impl Netlink {
         request
             .attributes
             .push(RouteAttribute::Destination(destination.into()));
-        if matches!(destination, IpAddr::V6(ip) if ip.is_unicast_link_local()) {
-            request.attributes.extend(link.map(RouteAttribute::Oif));
-        }
+        request.attributes.extend(how);
 
         let found = self.handle.route().get(request).execute().try_next().await;
 

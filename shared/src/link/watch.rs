@@ -11,7 +11,8 @@ use std::net::IpAddr;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkFlags;
 use rtnetlink::constants::{
-    RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE, RTMGRP_LINK,
+    RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE,
+    RTMGRP_LINK,
 };
 use rtnetlink::packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -21,7 +22,7 @@ use super::{Address, Netlink};
 use crate::sys;
 
 impl Netlink {
-    /// Watches links, addresses and routes from now on.
+    /// Watches links, addresses, routes and rules from now on.
     pub fn watch(&self) -> io::Result<Changes> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.set_non_blocking(true)?;
@@ -72,6 +73,8 @@ pub enum Change {
     },
     /// Some route, of whatever table, came or went.
     Route,
+    /// Some rule did.
+    Rule,
     /// Events were lost: anything may have changed.
     Lost,
 }
@@ -101,6 +104,8 @@ fn parse(mut datagram: &[u8], pending: &mut VecDeque<Change>) {
         let len = message.length() as usize;
         if matches!(message.message_type(), RTM_NEWROUTE | RTM_DELROUTE) {
             push(pending, Change::Route);
+        } else if matches!(message.message_type(), RTM_NEWRULE | RTM_DELRULE) {
+            push(pending, Change::Rule);
         } else if let Ok(message) = NetlinkMessage::deserialize(&datagram[..len])
             && let NetlinkPayload::InnerMessage(message) = message.payload
             && let Some(change) = change(&message)
@@ -114,7 +119,7 @@ fn parse(mut datagram: &[u8], pending: &mut VecDeque<Change>) {
 /// Appends a change that does not stand there already as the latest word on
 /// its subject.
 fn push(pending: &mut VecDeque<Change>, change: Change) {
-    if matches!(change, Change::Route | Change::Lost) {
+    if matches!(change, Change::Route | Change::Rule | Change::Lost) {
         if pending.contains(&change) {
             return;
         }
@@ -153,8 +158,16 @@ fn change(message: &RouteNetlinkMessage) -> Option<Change> {
     })
 }
 
-const GROUPS: u32 =
-    RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE;
+const GROUPS: u32 = RTMGRP_LINK
+    | RTMGRP_IPV4_IFADDR
+    | RTMGRP_IPV6_IFADDR
+    | RTMGRP_IPV4_ROUTE
+    | RTMGRP_IPV6_ROUTE
+    | RTMGRP_IPV4_RULE
+    | RTMGRP_IPV6_RULE;
+
+/// Group 19 (`RTNLGRP_IPV6_RULE`), as a bit; it has no older name.
+const RTMGRP_IPV6_RULE: u32 = 1 << 18;
 
 /// Some thousand route messages, each counted with its buffer's overhead.
 const BUFFER: u32 = 4 << 20;
@@ -168,6 +181,8 @@ const ROUND: usize = 1024;
 
 const RTM_NEWROUTE: u16 = libc::RTM_NEWROUTE;
 const RTM_DELROUTE: u16 = libc::RTM_DELROUTE;
+const RTM_NEWRULE: u16 = libc::RTM_NEWRULE;
+const RTM_DELRULE: u16 = libc::RTM_DELRULE;
 
 #[cfg(test)]
 mod tests {
@@ -176,7 +191,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::link::Via;
+    use crate::link::{Family, Rule, Then, Via};
     use crate::netns::isolated;
     use crate::tun::Tun;
 
@@ -225,6 +240,12 @@ mod tests {
                 .await
                 .unwrap();
             until(&mut changes, Change::Route).await;
+
+            for family in Family::BOTH {
+                let rule = Rule::new(family, 32500, Then::Lookup(11764));
+                netlink.add_rule(&rule).await.unwrap();
+                until(&mut changes, Change::Rule).await;
+            }
 
             drop(tun);
             let removed = Change::Link {

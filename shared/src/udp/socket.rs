@@ -11,6 +11,7 @@ use socket2::{Domain, SockAddr, Socket};
 
 use super::send::{SendOutcome, Transmit};
 use super::{Path, canonical, lacks_ipv6, open, set};
+use crate::mark::Mark;
 use crate::packet::ecn::Ecn;
 use crate::sys;
 
@@ -36,11 +37,16 @@ impl UdpSocket {
     /// Listens on `addr`; `[::]` takes IPv4 too, and becomes `0.0.0.0` on a
     /// machine without IPv6.
     pub fn listen(addr: SocketAddr) -> io::Result<Self> {
-        match Self::bind(addr, false) {
+        Self::listen_marked(addr, None)
+    }
+
+    fn listen_marked(addr: SocketAddr, mark: Option<Mark>) -> io::Result<Self> {
+        match Self::bind(addr, false, mark) {
             Err(error) if addr.ip().is_unspecified() && addr.is_ipv6() && lacks_ipv6(&error) => {
                 Self::bind(
                     SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port())),
                     false,
+                    mark,
                 )
             }
             result => result,
@@ -48,12 +54,13 @@ impl UdpSocket {
     }
 
     /// As [`listen`](Self::listen), with `n` sockets among which the kernel
-    /// spreads the peers by their addresses and ports.
+    /// spreads the peers by their addresses and ports; what they send bears
+    /// `mark`.
     ///
     /// The first binds without `SO_REUSEPORT`, so a port that is taken is an
     /// error here as there.
-    pub fn listen_group(addr: SocketAddr, n: usize) -> io::Result<Vec<Self>> {
-        let first = Self::listen(addr)?;
+    pub fn listen_group(addr: SocketAddr, n: usize, mark: Option<Mark>) -> io::Result<Vec<Self>> {
+        let first = Self::listen_marked(addr, mark)?;
         let bound = first.local_addr()?;
         if n > 1 {
             first.socket.set_reuse_port(true)?;
@@ -62,7 +69,7 @@ impl UdpSocket {
         for _ in 1..n {
             // The first may have had to do without IPv6.
             let addr = SocketAddr::new(bound.ip(), bound.port());
-            group.push(Self::bind(addr, true)?);
+            group.push(Self::bind(addr, true, mark)?);
         }
 
         Ok(group)
@@ -148,8 +155,11 @@ impl UdpSocket {
             .ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
     }
 
-    fn bind(addr: SocketAddr, shared: bool) -> io::Result<Self> {
+    fn bind(addr: SocketAddr, shared: bool, mark: Option<Mark>) -> io::Result<Self> {
         let (socket, domain) = open(addr)?;
+        if let Some(mark) = mark {
+            socket.set_mark(mark.value())?;
+        }
         if shared {
             socket.set_reuse_port(true)?;
         }

@@ -8,11 +8,11 @@ use crate::udp::recv::RecvBatch;
 #[test]
 fn a_taken_port_is_an_error_even_for_a_group() {
     isolated(|_| async {
-        let group = UdpSocket::listen_group("[::]:443".parse().unwrap(), 3).unwrap();
+        let group = UdpSocket::listen_group("[::]:443".parse().unwrap(), 3, None).unwrap();
         assert_eq!(group.len(), 3);
 
         for addr in ["[::]:443", "0.0.0.0:443"] {
-            let second = UdpSocket::listen_group(addr.parse().unwrap(), 3).unwrap_err();
+            let second = UdpSocket::listen_group(addr.parse().unwrap(), 3, None).unwrap_err();
             assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         }
     });
@@ -21,7 +21,7 @@ fn a_taken_port_is_an_error_even_for_a_group() {
 #[test]
 fn a_group_shares_the_peers_and_each_peer_keeps_its_socket() {
     isolated(|_| async {
-        let group = UdpSocket::listen_group("[::]:0".parse().unwrap(), 2).unwrap();
+        let group = UdpSocket::listen_group("[::]:0".parse().unwrap(), 2, None).unwrap();
         let port = group[0].local_addr().unwrap().port();
         let spokes: Vec<_> = ["127.0.0.1", "::1"]
             .iter()
@@ -55,7 +55,7 @@ fn a_group_shares_the_peers_and_each_peer_keeps_its_socket() {
 fn ipv4_is_served_where_ipv6_is_switched_off() {
     isolated(|_| async {
         std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
-        let group = UdpSocket::listen_group("[::]:443".parse().unwrap(), 2).unwrap();
+        let group = UdpSocket::listen_group("[::]:443".parse().unwrap(), 2, None).unwrap();
         let spoke = UdpSocket::connect("127.0.0.1:443".parse().unwrap()).unwrap();
 
         spoke.try_send(b"question", &ANY).unwrap();
