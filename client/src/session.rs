@@ -15,9 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use dtun_shared::association::{Association, NotSent};
+use dtun_shared::association::Association;
 use dtun_shared::dtls::CipherSuite;
-use dtun_shared::dtls::header::ContentType;
 use dtun_shared::meta::{Addresses, HubMeta};
 use dtun_shared::packet::{Echo, Ends, is_udp_to};
 use dtun_shared::tun::Tun;
@@ -154,18 +153,6 @@ impl Session {
             source: self.addresses.local4.addr().into(),
             destination: self.addresses.peer4.addr().into(),
         })
-    }
-
-    /// Seals and sends a datagram of records beside the data path.
-    fn send(&self, content: ContentType, plains: &[&[u8]]) -> Result<(), NotSent> {
-        match self.association.send(content, plains) {
-            // The error belongs to an earlier datagram; this one was not sent.
-            Err(NotSent::Io(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                self.association.send(content, plains)?;
-                Err(error.into())
-            }
-            result => result,
-        }
     }
 }
 

@@ -245,7 +245,13 @@ impl Pulse {
     }
 
     fn send(&mut self, now: Instant, content: ContentType, plains: &[&[u8]]) {
-        let Err(error) = self.session.send(content, plains) else {
+        let association = &self.session.association;
+        let result = association.send(content, plains);
+        if let Some(error) = association.lane().socket().take_error() {
+            tracing::debug!(%error, "an earlier datagram was refused");
+            self.live.suspect(now);
+        }
+        let Err(error) = result else {
             return;
         };
         self.session.counters.unsent.add(1);

@@ -3,7 +3,7 @@
 use dtun_shared::datapath::{Dropped, Side};
 use dtun_shared::dtls::RECORD_HEADER;
 use dtun_shared::dtls::alert::{Alert, DECRYPT_ERROR};
-use dtun_shared::dtls::header::{Look, emit_plaintext, look, records};
+use dtun_shared::dtls::header::{ContentType, Look, emit_plaintext, look, records};
 use dtun_shared::dtls::schedule::{MasterSecret, Secrets};
 use dtun_shared::meta::{Content, Control, SpokeMeta};
 use dtun_shared::record::{Opener, Sealer};

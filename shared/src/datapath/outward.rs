@@ -269,6 +269,9 @@ impl Outward {
                 }
             }
         }
+        if let Some(error) = lane.socket().take_error() {
+            side.socket_error(Some(association), &error);
+        }
         self.is_blocked = blocked;
         if !blocked {
             lane.sent(self.outbox.bytes(), Instant::now());

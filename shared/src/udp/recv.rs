@@ -78,19 +78,7 @@ impl RecvBatch {
         })
     }
 
-    /// What was received last.
-    #[must_use]
-    pub fn messages(&self) -> &[Message] {
-        &self.messages
-    }
-
-    /// The bytes that the messages' ranges are in.
-    #[must_use]
-    pub fn arena(&mut self) -> &mut [u8] {
-        self.inbox.arena()
-    }
-
-    /// Both at once.
+    /// What was received last, and the bytes that the messages' ranges are in.
     #[must_use]
     pub fn split(&mut self) -> (&[Message], &mut [u8]) {
         (&self.messages, self.inbox.arena())

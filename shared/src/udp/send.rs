@@ -23,7 +23,8 @@ pub struct Transmit<'a> {
     pub ecn: Ecn,
     /// Don't Fragment: a datagram larger than the link's MTU is refused, the
     /// path MTU that the kernel knows is ignored. Without it the kernel and
-    /// the routers fragment.
+    /// the routers fragment. What any path carries goes as the socket's last
+    /// datagram went: 576 bytes over IPv4, 1280 over IPv6, with their headers.
     pub df: bool,
 }
 
@@ -62,16 +63,20 @@ impl UdpSocket {
     ///
     /// Where the kernel refuses a run, the run is sent datagram by datagram;
     /// if that shows that the fault is not the datagrams' size, runs are cut
-    /// here from then on, and a warning says so once. An error that another
-    /// peer left behind is no error of these messages.
+    /// here from then on, and a warning says so once. An error that an earlier
+    /// datagram left behind is no error of these messages: see
+    /// [`take_error`](Self::take_error).
     pub fn try_send_batch(&self, messages: &[Transmit<'_>]) -> SendOutcome {
         let mut cursor = Cursor::default();
-        while let Some(next) = messages.get(cursor.at) {
-            let alike = messages[cursor.at..]
+        while cursor.at < messages.len() {
+            let rest = &messages[cursor.at..];
+            let df = rest.iter().find_map(|message| self.wants_df(message));
+            let alike = rest
                 .iter()
-                .take_while(|message| message.df == next.df)
+                .map(|message| self.wants_df(message))
+                .take_while(|wanted| wanted.is_none() || *wanted == df)
                 .count();
-            let _held = match self.hold_df(next.df) {
+            let _held = match self.hold_df(df) {
                 Ok(held) => held,
                 Err(error) => return failed(cursor.at, error),
             };
@@ -90,7 +95,7 @@ impl UdpSocket {
         cursor: &mut Cursor,
     ) -> Result<(), SendOutcome> {
         let mut refused: Option<Refused> = None;
-        let mut retried = false;
+        let mut doubtful: Option<io::Error> = None;
         while cursor.at < messages.len() {
             let whole = self.segmenting.load(Ordering::Relaxed);
             let cut = refused.as_ref().map(|refused| refused.at);
@@ -103,7 +108,9 @@ impl UdpSocket {
             match self.submit(pieces.clone()) {
                 Ok(sent) => {
                     *cursor = pieces.after(sent);
-                    retried = false;
+                    if let Some(error) = doubtful.take() {
+                        self.keep_error(&error);
+                    }
                     if let Some(done) = refused.take_if(|refused| refused.at < cursor.at) {
                         self.cut_was_right(&done, messages[done.at].df);
                     }
@@ -123,19 +130,32 @@ impl UdpSocket {
                 }
                 // The first error may be what an ICMP message about another
                 // datagram left behind; reporting it took it away.
-                Err(_) if !retried => retried = true,
+                Err(error) if doubtful.is_none() => doubtful = Some(error),
                 Err(error) if may_be_the_run(&error) && pieces.starts_with_a_run() => {
                     refused = Some(Refused {
                         at: cursor.at,
                         error,
                     });
-                    retried = false;
+                    doubtful = None;
                 }
                 Err(error) => return Err(failed(cursor.at, error)),
             }
         }
 
         Ok(())
+    }
+
+    /// What its datagrams ask of Don't Fragment; nothing where any path carries
+    /// them whole, so that control messages among data change no option.
+    fn wants_df(&self, message: &Transmit<'_>) -> Option<bool> {
+        let longest = message.segment.min(message.contents.len());
+        let carried = if self.sends_ipv6(message.path) {
+            CARRIED6
+        } else {
+            CARRIED4
+        };
+
+        (message.df || longest > carried).then_some(message.df)
     }
 
     /// Hands the first few pieces to the kernel and says how many it took.
@@ -306,6 +326,12 @@ fn failed(at: usize, error: io::Error) -> SendOutcome {
         error,
     }
 }
+
+/// UDP payload in the 576 bytes that every host takes (RFC 791, section 3.1).
+const CARRIED4: usize = 576 - 20 - 8;
+
+/// UDP payload in the 1280 bytes that every link carries (RFC 8200, section 5).
+const CARRIED6: usize = 1280 - 40 - 8;
 
 /// Datagrams in a run: `UDP_MAX_SEGMENTS` before Linux 6.9.
 const RUN: usize = 64;

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use socket2::{Domain, SockAddr, Socket};
@@ -31,6 +31,8 @@ pub struct UdpSocket {
     /// Whether datagrams leave with Don't Fragment. There is no control
     /// message for it, so who sends holds the option where it must be.
     df: RwLock<bool>,
+    /// What [`take_error`](Self::take_error) is to tell; 0 for nothing.
+    error: AtomicI32,
 }
 
 impl UdpSocket {
@@ -145,6 +147,29 @@ impl UdpSocket {
         u32::try_from(mtu).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
     }
 
+    /// The newest error that sending came upon and that an earlier datagram to
+    /// the peer of a connected socket had left behind, once: a closed port, as
+    /// anyone may say.
+    pub fn take_error(&self) -> Option<io::Error> {
+        if self.error.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+
+        match self.error.swap(0, Ordering::Relaxed) {
+            0 => None,
+            errno => Some(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    /// Keeps an error for [`take_error`](Self::take_error). Of an unconnected
+    /// socket it is about some peer or other; what is too big is told apart.
+    pub(super) fn keep_error(&self, error: &io::Error) {
+        let errno = error.raw_os_error().unwrap_or(0);
+        if self.connected && errno != libc::EMSGSIZE {
+            self.error.store(errno, Ordering::Relaxed);
+        }
+    }
+
     /// The address of this end; unspecified parts are what `listen` was given.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         let local = self.socket.local_addr()?;
@@ -190,6 +215,7 @@ impl UdpSocket {
             segmenting: AtomicBool::new(segmenting),
             batching: AtomicBool::new(true),
             df: RwLock::new(false),
+            error: AtomicI32::new(0),
         };
         this.set_df(false)?;
 
@@ -220,13 +246,13 @@ impl UdpSocket {
         path.peer.is_ipv6()
     }
 
-    /// Keeps Don't Fragment at `df` until the guard is dropped. Threads that
-    /// agree do not wait for each other.
-    pub(super) fn hold_df(&self, df: bool) -> io::Result<RwLockReadGuard<'_, bool>> {
+    /// Keeps Don't Fragment at `df`, or as it is, until the guard is dropped.
+    /// Threads that agree do not wait for each other.
+    pub(super) fn hold_df(&self, df: Option<bool>) -> io::Result<RwLockReadGuard<'_, bool>> {
         let held = self.df.read().unwrap_or_else(PoisonError::into_inner);
-        if *held == df {
+        let Some(df) = df.filter(|df| *df != *held) else {
             return Ok(held);
-        }
+        };
         drop(held);
 
         let mut held = self.df.write().unwrap_or_else(PoisonError::into_inner);

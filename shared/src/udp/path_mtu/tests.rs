@@ -35,8 +35,8 @@ fn each_datagram_has_its_own_mark_and_dont_fragment() {
             ];
             let batch = marks.map(|(ecn, df)| Transmit {
                 path: &path,
-                contents: b"datagram",
-                segment: 8,
+                contents: &[7; 600],
+                segment: 600,
                 ecn,
                 df,
             });

@@ -191,6 +191,7 @@ fn an_error_that_one_peer_left_behind_fails_nobody_elses_datagrams() {
         assert!(matches!(hub.try_send_batch(&run), SendOutcome::Sent));
         assert_same(&collect(&spoke, 5).0, &run);
         assert!(hub.segmenting.load(Ordering::Relaxed));
+        assert!(hub.take_error().is_none());
 
         leave_an_error();
         let nothing = hub.try_recv_batch(&mut RecvBatch::new(1).unwrap());
@@ -211,6 +212,45 @@ fn a_closed_port_shows_on_a_connected_socket() {
             refused.unwrap_err().kind(),
             io::ErrorKind::ConnectionRefused
         );
+    });
+}
+
+#[test]
+fn a_closed_port_shows_to_who_only_sends() {
+    isolated(|_| async move {
+        let spoke = UdpSocket::connect("127.0.0.1:9".parse().unwrap()).unwrap();
+        spoke.try_send(b"question", &path("127.0.0.1:9")).unwrap();
+        wait_for(&spoke, Interest::NONE);
+
+        spoke.try_send(b"question", &path("127.0.0.1:9")).unwrap();
+
+        let refused = spoke.take_error().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(spoke.take_error().is_none());
+    });
+}
+
+#[test]
+fn what_any_path_carries_changes_no_option_of_the_socket() {
+    isolated(|netlink| async move {
+        add_to_lo(&netlink, &["192.0.2.1", "2001:db8::1"]).await;
+        let hub = UdpSocket::listen(HUB.parse().unwrap()).unwrap();
+        let is_whole = || *hub.hold_df(None).unwrap();
+        for (asked, most) in [("192.0.2.1:700", 548), ("[2001:db8::1]:700", 1232)] {
+            let _spoke = UdpSocket::listen(asked.parse().unwrap()).unwrap();
+            let (to, bytes) = (path(asked), [7; 1400]);
+            let batch = [(most, false), (1400, true), (most, false)].map(|(len, df)| Transmit {
+                df,
+                ..transmit(&to, &bytes[..len])
+            });
+
+            assert!(matches!(hub.try_send_batch(&batch), SendOutcome::Sent));
+            assert!(is_whole());
+            hub.try_send(&bytes[..most], &to).unwrap();
+            assert!(is_whole());
+            hub.try_send(&bytes[..most + 1], &to).unwrap();
+            assert!(!is_whole());
+        }
     });
 }
 
@@ -300,8 +340,9 @@ fn fewer_buffers_are_offered_than_there_are_until_they_are_needed() {
                 assert_eq!(arena[messages[0].range.clone()], [7; 100]);
             }
             batch.give_back().unwrap();
-            assert!(batch.messages().is_empty());
-            assert_eq!(batch.arena()[..100], [0; 100]);
+            let (messages, arena) = batch.split();
+            assert!(messages.is_empty());
+            assert_eq!(arena[..100], [0; 100]);
             counts
         };
 
@@ -355,7 +396,7 @@ fn collect(socket: &UdpSocket, n: usize) -> (Vec<Datagram>, usize) {
     while datagrams.len() < n {
         wait_for(socket, Interest::READ);
         match socket.try_recv_batch(&mut batch) {
-            Ok(count) => assert_eq!(count, batch.messages().len()),
+            Ok(count) => assert_eq!(count, batch.split().0.len()),
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}"),
         }
         let (messages, arena) = batch.split();

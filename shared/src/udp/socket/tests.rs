@@ -36,7 +36,8 @@ fn a_group_shares_the_peers_and_each_peer_keeps_its_socket() {
             }
             for (socket, peers) in group.iter().zip(&mut peers) {
                 while socket.try_recv_batch(&mut batch).is_ok() {
-                    peers.extend(batch.messages().iter().map(|message| message.path.peer));
+                    let (messages, _) = batch.split();
+                    peers.extend(messages.iter().map(|message| message.path.peer));
                 }
             }
         }
@@ -91,7 +92,7 @@ async fn a_socket_that_dialled_goes_on_for_packets() {
 
     let mut batch = RecvBatch::new(8).unwrap();
     hub.try_recv_batch(&mut batch).unwrap();
-    assert_eq!(batch.messages()[0].path.peer, spoke.local_addr().unwrap());
+    assert_eq!(batch.split().0[0].path.peer, spoke.local_addr().unwrap());
 }
 
 /// For a connected socket, which ignores it.
