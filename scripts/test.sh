@@ -31,6 +31,7 @@ cc gcc
 /usr/include/stdio.h libc6-dev
 ip iproute2
 nft nftables
+iptables iptables
 ping iputils-ping
 setpriv util-linux
 dash dash

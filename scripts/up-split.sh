@@ -12,14 +12,9 @@
 # protocol number of its own: what is taken away again, by down-split.sh or
 # after a kill -9 by the next run, is that and nothing else.
 set -eu
-LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
-export LC_ALL PATH
+# shellcheck source=scripts/routes.sh
+. "$(dirname "$(readlink -f "$0")")/routes.sh"
 : "${TUN:?}"
-
-proto=117
-run=${DTUN_RUN:-/run/dtun}
-# The same /run serves every network namespace.
-here=$(readlink /proc/self/ns/net | tr -cd 0-9)
 
 up() {
     : "${SERVER_IP:?}"
@@ -40,7 +35,7 @@ up() {
         echo "$(host "$SERVER_IP") $server"
         for half in $halves; do echo "$half dev $TUN"; done
     } >"$own.new"
-    said=$(renew "$own" each)
+    said=$(renew "$own")
     while read -r net route; do
         ip "$(family "$net")" -o route list exact "$net" | grep -qF "dev ${route##*dev } " ||
             fail "$net cannot be routed $route: $said"
@@ -58,8 +53,8 @@ bypass() {
     fault=
     file=${DTUN_BYPASS:-/dev/null}
     [ -r "$file" ] || fault="cannot read the bypass list $file" file=/dev/null
-    counts=$(networks "$way4" "$way6" <"$file" 2>&1 >"$list.new") || fail "$counts"
-    said=$(renew "$list" bulk)
+    counts=$({ networks <"$file" | by_way "$way4" "$way6" >"$list.new"; } 2>&1) || fail "$counts"
+    said=$(renew "$list")
     failed=$(echo "$said" | grep -c 'Command failed' || :)
     there=$(echo "$said" | grep -c 'File exists' || :)
 
@@ -71,59 +66,6 @@ bypass() {
 down() {
     forget "$TUN"
     forget_vanished
-}
-
-# Takes away what a device's records say.
-forget() {
-    for record in "$run/$1.$here.tunnel" "$run/$1.$here.bypass"; do
-        [ -e "$record" ] || continue
-        : >"$record.new"
-        renew "$record" bulk >/dev/null
-        rm "$record"
-    done
-}
-
-# A process that was killed took its device with it and left its records.
-forget_vanished() {
-    for record in "$run"/*."$here".tunnel "$run"/*."$here".bypass; do
-        device=${record##*/}
-        device=${device%."$here".*}
-        [ ! -e "$record" ] || ip link show dev "$device" >/dev/null 2>&1 || forget "$device"
-    done
-}
-
-# renew RECORD each|bulk: from the routes in RECORD to those in RECORD.new.
-# Prints what ip complains of.
-renew() {
-    [ -e "$1" ] || : >"$1"
-    awk 'FILENAME == ARGV[1] { wanted[$0]; next } !($0 in wanted)' "$1.new" "$1" >"$1.gone"
-    "$2" del "$1.gone" >/dev/null
-    rm "$1.gone"
-    mv "$1.new" "$1"
-    "$2" add "$1"
-}
-
-# each add|del FILE: one ip for each line, so that the hub's old route and the
-# new one are a moment apart.
-each() {
-    while read -r net route; do
-        # shellcheck disable=SC2086 # a route is several words
-        ip "$(family "$net")" route "$1" "$net" $route proto "$proto" 2>&1 || :
-    done <"$2"
-}
-
-# bulk add|del FILE: the whole file in one go; dtun does it where ip cannot.
-bulk() {
-    [ -s "$2" ] || return 0
-    sed "s/.*/route $1 & proto $proto/" "$2" >"$2.batch"
-    if ip -batch /dev/null >/dev/null 2>&1; then
-        ip -force -batch "$2.batch" 2>&1 || :
-    elif command -v "${DTUN:-dtun}" >/dev/null; then
-        "${DTUN:-dtun}" routes "$1" "$2.batch" 2>&1 || :
-    else
-        each "$1" "$2"
-    fi
-    rm "$2.batch"
 }
 
 # way ADDRESS RECORD: "via GATEWAY dev DEVICE" of the closest route that is
@@ -157,51 +99,15 @@ way() {
             END { print found }'
 }
 
-# networks WAY4 WAY6: routes for the list on stdin; what it skipped, on stderr.
-networks() {
+# by_way WAY4 WAY6: routes for the networks on stdin; how many have none, on stderr.
+by_way() {
     awk -v way4="$1" -v way6="$2" '
-        function ip4(text, length_,    octet, i, sum, size) {
-            if (split(text, octet, ".") != 4 || length_ > 32) return ""
-            for (i = 1; i <= 4; i++) {
-                if (octet[i] !~ /^[0-9][0-9]?[0-9]?$/ || octet[i] > 255) return ""
-                sum = sum * 256 + octet[i]
-            }
-            for (size = 1; length_ < 32; length_++) size *= 2
-            sum -= sum % size
-            return int(sum / 16777216) "." int(sum / 65536) % 256 "." int(sum / 256) % 256 "." sum % 256
-        }
-        { sub(/^\357\273\277/, ""); sub(/#.*/, ""); gsub(/\r/, "") }
-        NF == 0 { next }
         {
-            n = split($1, part, "/")
-            six = $1 ~ /:/
-            length_ = n == 2 ? part[2] : six ? 128 : 32
-            bad = NF > 1 || n > 2 || length_ !~ /^[0-9]+$/ || length_ + 0 == 0 || length_ > 128
-            net = bad ? "" : six ? part[1] : ip4(part[1], length_ + 0)
-            if (net == "" || six && net !~ /^[0-9a-fA-F:.]+$/) { skipped++; next }
-            net = net "/" (length_ + 0)
-            if (net in seen) next
-            seen[net]
-            route = six ? way6 : way4
-            if (route == "") { homeless++; next }
-            print net, route
+            way = $1 ~ /:/ ? way6 : way4
+            if (way == "") homeless++
+            else print $1, way
         }
-        END {
-            print skipped + 0 " lines are no networks, " homeless + 0 " have no gateway" >"/dev/stderr"
-        }'
-}
-
-host() {
-    case $1 in *:*) echo "$1/128" ;; *) echo "$1/32" ;; esac
-}
-
-family() {
-    case $1 in *:*) echo -6 ;; *) echo -4 ;; esac
-}
-
-fail() {
-    echo "${0##*/}: $*" >&2
-    exit 1
+        END { printf ", %d have no gateway", homeless >"/dev/stderr" }'
 }
 
 case ${1:-up} in

@@ -1,8 +1,8 @@
 //! Whole programs in network namespaces.
 //!
 //! Every test builds a small internet of its own and drops it again, so all of
-//! them run at the same time. They need root, `ip`, `ping` and `nft`; whatever is
-//! missing fails the test that needs it, with its name.
+//! them run at the same time. They need root, and what `scripts/test.sh`
+//! installs; whatever is missing fails the test that needs it, with its name.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +11,7 @@
 
 mod daemon;
 mod go_peer;
+mod laptop;
 mod namespace;
 mod network;
 mod nobody;
@@ -32,6 +33,7 @@ mod lossy;
 mod mtu;
 mod peernets;
 mod picture;
+mod policy;
 mod pools;
 mod reconnect;
 mod split;

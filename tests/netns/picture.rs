@@ -188,16 +188,16 @@ fn a_router_that_translates_nothing_carries_its_lan_to_www() {
     assert_eq!(seen(&pc, &picture.www, WWW4), HUB_AT_WWW4);
 }
 
-struct Picture {
-    hub: Hub,
-    www: Netns,
-    direct: Host,
-    network: Network,
+pub(crate) struct Picture {
+    pub(crate) hub: Hub,
+    pub(crate) www: Netns,
+    pub(crate) direct: Host,
+    pub(crate) network: Network,
     scratch: Scratch,
 }
 
 impl Picture {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let network = Network::new();
         let host = network.host(1);
         let www = Netns::new("www");
@@ -246,7 +246,7 @@ impl Picture {
     }
 
     /// From the cable to another network by radio.
-    fn move_laptop(&self, laptop: &Host) {
+    pub(crate) fn move_laptop(&self, laptop: &Host) {
         let router = &self.network.router;
         connect(router, "radio", laptop, "wlan0");
         router.ip("addr add 198.18.9.1/24 dev radio");
@@ -256,7 +256,7 @@ impl Picture {
     }
 
     /// Gives the hub another address, and its name that too.
-    fn move_hub(&self, laptop: &Host) {
+    pub(crate) fn move_hub(&self, laptop: &Host) {
         laptop.etc("hosts", "198.18.1.77 198.18.1.77 hub.example\n");
         let hub = &self.hub.host;
         hub.ip("addr del 198.18.1.2/24 dev uplink");
@@ -265,7 +265,7 @@ impl Picture {
     }
 
     /// Starts a spoke that knows the hub by name, with the list in its environment.
-    fn spoke(&self, host: &Host, flags: &[&str]) -> Daemon {
+    pub(crate) fn spoke(&self, host: &Host, flags: &[&str]) -> Daemon {
         // No name belongs to the address, as with most servers: their script
         // takes what ping prints for one.
         host.etc("hosts", "198.18.1.2 198.18.1.2 hub.example\n");
@@ -294,7 +294,7 @@ impl Picture {
 
 /// Connects to `at`, an address of `to`; returns the address that `to` sees.
 #[track_caller]
-fn seen(from: &Netns, to: &Netns, at: impl Into<IpAddr>) -> IpAddr {
+pub(crate) fn seen(from: &Netns, to: &Netns, at: impl Into<IpAddr>) -> IpAddr {
     let listener = to.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap());
     let address = (at.into(), listener.local_addr().unwrap().port()).into();
     let timeout = Duration::from_secs(2);
@@ -333,11 +333,11 @@ const SPLIT: [&str; 4] = [
 /// The last line of their script.
 const THEIRS_DONE: &str = "their routes stand";
 
-const ON_THE_RADIO: Ipv4Addr = Ipv4Addr::new(198, 18, 9, 2);
-const WWW4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
-const WWW6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 2);
-const HUB_AT_WWW4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-const HUB_AT_WWW6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 1);
+pub(crate) const ON_THE_RADIO: Ipv4Addr = Ipv4Addr::new(198, 18, 9, 2);
+pub(crate) const WWW4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+pub(crate) const WWW6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 2);
+pub(crate) const HUB_AT_WWW4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+pub(crate) const HUB_AT_WWW6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 1);
 
 /// For what may need a few dials.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::num::NonZeroU8;
+use std::num::{NonZeroU8, NonZeroU32};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
@@ -22,9 +22,9 @@ use tokio::task;
 use super::{Netlink, route};
 
 impl Netlink {
-    /// Adds or deletes the routes of `text`, one a line, in the main table:
-    /// `[route VERB] NET|default [via GATEWAY] [dev NAME|INDEX] [metric N]
-    /// [proto N] [onlink]`.
+    /// Adds or deletes the routes of `text`, one a line:
+    /// `[route VERB] [throw] NET|default [via GATEWAY] [dev NAME|INDEX]
+    /// [metric N] [proto N] [table N] [onlink]`. Without a table it is main.
     ///
     /// The action decides, not the verb of the line, so one file serves both.
     /// A line that is malformed or refused does not stop the others; blank
@@ -134,7 +134,9 @@ enum Malformed {
     Metric,
     #[error("the protocol is no number from 1 to 255")]
     Protocol,
-    #[error("a word is unknown: only via, dev, metric, proto and onlink are understood")]
+    #[error("the table is no number from 1 up")]
+    Table,
+    #[error("a word is unknown: only via, dev, metric, proto, table and onlink are understood")]
     Word,
 }
 
@@ -146,7 +148,10 @@ struct Line<'a> {
     device: Option<&'a str>,
     metric: Option<u32>,
     protocol: Option<NonZeroU8>,
+    table: Option<NonZeroU32>,
     onlink: bool,
+    /// The search goes on in the next table, as for a network that is not here.
+    throw: bool,
 }
 
 impl<'a> Line<'a> {
@@ -155,12 +160,14 @@ impl<'a> Line<'a> {
         if words.next_if_eq(&"route").is_some() {
             words.next();
         }
+        let throw = words.next_if_eq(&"throw").is_some();
         let net = words.next().ok_or(Malformed::NoNetwork)?;
 
         let mut gateway = None;
         let mut device = None;
         let mut metric = None;
         let mut protocol = None;
+        let mut table = None;
         let mut onlink = false;
         while let Some(word) = words.next() {
             match word {
@@ -168,11 +175,12 @@ impl<'a> Line<'a> {
                 "dev" => device = Some(words.next().ok_or(Malformed::NoHop)?),
                 "metric" => metric = Some(parse(words.next()).ok_or(Malformed::Metric)?),
                 "proto" => protocol = Some(parse(words.next()).ok_or(Malformed::Protocol)?),
+                "table" => table = Some(parse(words.next()).ok_or(Malformed::Table)?),
                 "onlink" => onlink = true,
                 _ => return Err(Malformed::Word),
             }
         }
-        if gateway.is_none() && device.is_none() {
+        if gateway.is_none() && device.is_none() && !throw {
             return Err(Malformed::NoHop);
         }
 
@@ -187,7 +195,9 @@ impl<'a> Line<'a> {
             device,
             metric,
             protocol,
+            table,
             onlink,
+            throw,
         })
     }
 
@@ -197,6 +207,14 @@ impl<'a> Line<'a> {
             (Some(protocol), _) => message.header.protocol = protocol.get().into(),
             (None, Action::Add) => {}
             (None, Action::Delete) => message.header.protocol = RouteProtocol::Unspec,
+        }
+        if let Some(table) = self.table {
+            message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+            message.attributes.push(RouteAttribute::Table(table.get()));
+        }
+        if self.throw {
+            message.header.kind = RouteType::Throw;
+            message.header.scope = RouteScope::Universe;
         }
         if self.onlink {
             message.header.flags |= RouteFlags::Onlink;
@@ -344,7 +362,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_line_makes_the_parser_panic(line in "(route|add|via|dev|default|metric|[0-9a-f:./ ]){0,12}") {
+        fn no_line_makes_the_parser_panic(line in "(route|add|via|dev|default|metric|throw|table|[0-9a-f:./ ]){0,12}") {
             let _ = Line::parse(&line);
         }
     }
@@ -359,9 +377,41 @@ mod tests {
             device: Some("eth0"),
             metric: Some(7),
             protocol: NonZeroU8::new(117),
+            table: None,
             onlink: false,
+            throw: false,
         };
         assert_eq!(line, Ok(expected));
+    }
+
+    #[test]
+    fn a_throw_route_of_another_table_comes_and_goes() {
+        isolated(|netlink| async move {
+            let text = "route add throw 10.9.0.0/16 table 764 proto 117\n\
+                        throw fd00:9::/48 table 764 proto 117\n";
+            let before = netlink.routes().await.unwrap().len();
+
+            let added = netlink.batch(Action::Add, text).await.unwrap();
+            let there = netlink.routes().await.unwrap().len();
+            let again = netlink.batch(Action::Add, text).await.unwrap();
+            let main_only = text.replace(" table 764", "");
+            let other = netlink.batch(Action::Delete, &main_only).await.unwrap();
+            let still = netlink.batch(Action::Add, text).await.unwrap();
+            let gone = netlink.batch(Action::Delete, text).await.unwrap();
+            let anew = netlink.batch(Action::Add, text).await.unwrap();
+
+            assert_eq!((added.done, added.bad.len()), (2, 0));
+            assert_eq!(there, before + 2);
+            assert_eq!((again.done, again.bad.len()), (0, 2));
+            assert_eq!(other.bad.len(), 0);
+            assert_eq!(
+                (still.done, still.bad.len()),
+                (0, 2),
+                "another table's went"
+            );
+            assert_eq!((gone.done, gone.bad.len()), (2, 0));
+            assert_eq!((anew.done, anew.bad.len()), (2, 0));
+        });
     }
 
     #[test]
@@ -374,7 +424,9 @@ mod tests {
             ("10.0.0.0/8 via nobody", Malformed::Gateway),
             ("10.0.0.0/8 dev lo metric x", Malformed::Metric),
             ("10.0.0.0/8 dev lo proto static", Malformed::Protocol),
-            ("10.0.0.0/8 dev lo table 7", Malformed::Word),
+            ("10.0.0.0/8 dev lo table main", Malformed::Table),
+            ("throw", Malformed::NoNetwork),
+            ("10.0.0.0/8 dev lo scope 7", Malformed::Word),
         ] {
             assert_eq!(Line::parse(line), Err(why), "{line}");
         }
