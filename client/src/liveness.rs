@@ -242,6 +242,8 @@ mod tests {
                     datagram: start,
                     record: start,
                     sent: None,
+                    large: None,
+                    stalled: None,
                     owed: None,
                 },
                 log: Vec::new(),

@@ -102,6 +102,8 @@ struct Kept {
     probes: u16,
     /// What the path carries, once the spoke's meta has come.
     gauge: Option<Gauge>,
+    /// When to look whether what went to the spoke was answered.
+    watched: Option<Instant>,
     /// It speaks for its hint.
     up: bool,
 }
@@ -170,6 +172,11 @@ impl Hub {
             Event::PathMtu(session, outer) => self.gauge(&session, |gauge, now, association| {
                 gauge.path_mtu(now, association, outer);
             }),
+            Event::Unwatched(session) => {
+                if let Some(kept) = self.kept.get_mut(&session.serial) {
+                    kept.watched = Some(Instant::now() + WATCH);
+                }
+            }
             Event::Closed(session) => self.end(&session, Ended::Goodbye).await,
         }
     }
@@ -188,7 +195,8 @@ impl Hub {
             let due = kept.upkeep.due(&session.heard(), confirmed, self.keepalive);
             let gauge = kept.gauge.as_ref();
             let probe = gauge.and_then(|gauge| gauge.poll_timeout(session.association()));
-            probe.map_or(due, |probe| due.min(probe))
+            let others = [kept.watched, probe].into_iter().flatten();
+            others.fold(due, Instant::min)
         });
 
         // Many at about the same time are done in one go.
@@ -214,6 +222,9 @@ impl Hub {
 
         let now = Instant::now();
         for kept in self.kept.values_mut() {
+            if kept.watched.take_if(|at| now >= *at).is_some() {
+                kept.session.association().unwatch();
+            }
             if let Some(gauge) = &mut kept.gauge {
                 gauge.handle_timeout(now, kept.session.association());
             }
@@ -380,6 +391,9 @@ const BLACKHOLE: Via = Via::Blackhole { metric: 65_535 };
 
 const REST: Duration = Duration::from_millis(100);
 const REPORT: Duration = Duration::from_secs(3600);
+
+/// How long after packets began to go to a spoke the hub looks at its path.
+const WATCH: Duration = Duration::from_secs(2);
 
 /// Timers wait for so many events at most.
 const EVENTS_AT_ONCE: usize = 256;

@@ -137,12 +137,18 @@ impl Association {
         }
     }
 
-    /// Packets went out that the peer may answer. True when the caller is to
-    /// see to it that somebody looks at [`Self::heard`] in time: nobody does
-    /// since the last [`Self::unwatch`].
-    pub fn handle_sent(&self, now: Instant) -> bool {
+    /// Packets went out that the peer may answer, the largest of them of so
+    /// many bytes. True when the caller is to see to it that somebody looks at
+    /// [`Self::heard`] in time: nobody does since the last [`Self::unwatch`].
+    pub fn handle_sent(&self, now: Instant, largest: usize) -> bool {
         let clocks = &self.clocks;
         clocks.set(&clocks.sent, now);
+        if largest > LEAST_LINK {
+            clocks.set(&clocks.large, now);
+            if clocks.stalled.load(Ordering::Relaxed) == NEVER {
+                clocks.set(&clocks.stalled, now);
+            }
+        }
         if clocks.owed.load(Ordering::Relaxed) == NEVER {
             clocks.set(&clocks.owed, now);
             // With its twin in `unwatch`: one of the two sees the other's store.
@@ -150,6 +156,14 @@ impl Association {
         }
 
         !clocks.watched.load(Ordering::Relaxed) && !clocks.watched.swap(true, Ordering::AcqRel)
+    }
+
+    /// A packet of the peer's has come, which may be an answer.
+    pub fn handle_packet(&self) {
+        let stalled = &self.clocks.stalled;
+        if stalled.load(Ordering::Relaxed) != NEVER {
+            stalled.store(NEVER, Ordering::Relaxed);
+        }
     }
 
     /// Nobody watches over answers from now on. A look at [`Self::heard`]
@@ -166,6 +180,8 @@ impl Association {
             datagram: clocks.get(&clocks.datagram).unwrap_or(clocks.zero),
             record: clocks.get(&clocks.record).unwrap_or(clocks.zero),
             sent: clocks.get(&clocks.sent),
+            large: clocks.get(&clocks.large),
+            stalled: clocks.get(&clocks.stalled),
             owed: clocks.get(&clocks.owed),
         }
     }
@@ -216,6 +232,10 @@ pub struct Heard {
     pub record: Instant,
     /// A packet to the peer, if there was one.
     pub sent: Option<Instant>,
+    /// The same of one that a path may be too small for.
+    pub large: Option<Instant>,
+    /// The first such packet since the last that came from the peer.
+    pub stalled: Option<Instant>,
     /// The first packet to the peer since its last record.
     pub owed: Option<Instant>,
 }
@@ -236,6 +256,8 @@ struct Clocks {
     datagram: AtomicU64,
     record: AtomicU64,
     sent: AtomicU64,
+    large: AtomicU64,
+    stalled: AtomicU64,
     owed: AtomicU64,
     watched: AtomicBool,
 }
@@ -247,6 +269,8 @@ impl Clocks {
             datagram: AtomicU64::new(0),
             record: AtomicU64::new(0),
             sent: AtomicU64::new(NEVER),
+            large: AtomicU64::new(NEVER),
+            stalled: AtomicU64::new(NEVER),
             owed: AtomicU64::new(NEVER),
             watched: AtomicBool::new(false),
         }
@@ -277,6 +301,9 @@ const NEVER: u64 = u64::MAX;
 
 /// The longest packet that IP knows.
 const MAX_PACKET: usize = 65_535;
+
+/// What every host takes, in bytes (RFC 791, section 3.1).
+const LEAST_LINK: usize = 576;
 
 /// Half of the Go program's window of 64: a control message may overtake a
 /// batch.
@@ -316,14 +343,18 @@ mod tests {
         let association = association(now);
         assert_eq!(association.heard().owed, None);
 
-        association.handle_sent(at(1));
-        association.handle_sent(at(2));
+        association.handle_sent(at(1), 577);
+        association.handle_sent(at(2), 576);
         let heard = association.heard();
         assert_eq!((heard.owed, heard.sent), (Some(at(1)), Some(at(2))));
+        assert_eq!(heard.large, Some(at(1)));
 
         association.handle_record(at(3), &association.path());
         let heard = association.heard();
         assert_eq!((heard.owed, heard.record), (None, at(3)));
+        assert_eq!(heard.stalled, Some(at(1)), "a record need not be an answer");
+        association.handle_packet();
+        assert_eq!(association.heard().stalled, None);
     }
 
     #[test]
@@ -331,10 +362,10 @@ mod tests {
         let now = Instant::now();
         let association = association(now);
 
-        assert!(association.handle_sent(now));
-        assert!(!association.handle_sent(now));
+        assert!(association.handle_sent(now, 20));
+        assert!(!association.handle_sent(now, 20));
         association.unwatch();
-        assert!(association.handle_sent(now));
+        assert!(association.handle_sent(now, 20));
     }
 
     #[test]

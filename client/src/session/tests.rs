@@ -377,12 +377,12 @@ async fn an_answer_that_does_not_come_is_asked_for_and_then_watched_no_more() {
     let at = |seconds| sent + Duration::from_secs(seconds);
 
     // What the data path does with a packet of the device.
-    assert!(association.handle_sent(sent));
+    assert!(association.handle_sent(sent, 84));
     spoke.side.unwatched(&session);
     assert!(matches!(spoke.notes()[..], [Note::Unwatched]));
     spoke.pulse.watch(sent);
     assert_eq!(spoke.pulse.poll_timeout(), at(3));
-    assert!(!association.handle_sent(at(1)), "it is watched");
+    assert!(!association.handle_sent(at(1), 84), "it is watched");
 
     spoke.pulse.handle_timeout(at(3));
     let said = hub.hear().await;
@@ -392,7 +392,7 @@ async fn an_answer_that_does_not_come_is_asked_for_and_then_watched_no_more() {
     association.handle_record(at(4), &association.path());
     spoke.pulse.handle_timeout(at(4));
     assert_eq!(spoke.pulse.poll_timeout(), at(3 + 25));
-    assert!(association.handle_sent(at(5)), "it is watched no more");
+    assert!(association.handle_sent(at(5), 84), "it is watched no more");
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ impl Hub {
             told: None,
             probes: 0,
             gauge: None,
+            watched: None,
             up: false,
             session,
         };

@@ -47,8 +47,11 @@ impl Side for Shared {
         });
     }
 
-    /// A silent spoke is found by the keepalive alone.
-    fn unwatched(&self, _: &Arc<Session>) {}
+    fn unwatched(&self, session: &Arc<Session>) {
+        if !self.tell_wire(Slow::Unwatched(Arc::clone(session))) {
+            session.association().unwatch();
+        }
+    }
 
     fn session_of(&self, path: &Path) -> Option<Arc<Session>> {
         self.sessions.of_peer(path.peer)

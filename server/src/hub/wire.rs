@@ -38,6 +38,8 @@ pub(super) enum Event {
     Probed(Arc<Session>, u64),
     /// A datagram was too large for the path: see [`Side::path_mtu`].
     PathMtu(Arc<Session>, Option<u32>),
+    /// Packets go to the spoke, and nobody watches for an answer.
+    Unwatched(Arc<Session>),
     /// An authenticated close_notify or fatal alert.
     Closed(Arc<Session>),
 }
@@ -59,6 +61,8 @@ pub(super) enum Slow {
     Confirmed(Arc<Session>),
     /// A datagram was too large for the path.
     PathMtu(Arc<Session>, Option<u32>),
+    /// Packets go to the spoke, and nobody watches for an answer.
+    Unwatched(Arc<Session>),
 }
 
 /// State of the task.
@@ -139,6 +143,11 @@ impl Wire {
             Slow::Confirmed(session) => self.handle_confirmed(&session),
             // Another comes while it is too large.
             Slow::PathMtu(session, outer) => drop(self.tell(Event::PathMtu(session, outer))),
+            Slow::Unwatched(session) => {
+                if let Err(Behind) = self.tell(Event::Unwatched(Arc::clone(&session))) {
+                    session.association().unwatch();
+                }
+            }
         }
     }
 

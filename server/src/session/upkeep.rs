@@ -133,6 +133,8 @@ mod tests {
             datagram: at,
             record: at,
             sent: None,
+            large: None,
+            stalled: None,
             owed: None,
         }
     }

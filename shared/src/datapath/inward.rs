@@ -197,7 +197,7 @@ impl Work {
         arena: &mut [u8],
     ) {
         let mut opened = std::mem::take(&mut self.opened);
-        let mut skipped = None;
+        let (mut skipped, mut has_packets) = (None, false);
         for Opened {
             content,
             plain,
@@ -216,6 +216,7 @@ impl Work {
             };
             match kind {
                 Content::Ip4 | Content::Ip6 => {
+                    has_packets = true;
                     self.packet(side, session, message.ecn, arena, plain);
                 }
                 Content::Control => {
@@ -227,6 +228,9 @@ impl Work {
             }
         }
         self.opened = opened;
+        if has_packets {
+            session.as_ref().as_ref().handle_packet();
+        }
     }
 
     fn packet<S: Side>(

@@ -69,7 +69,7 @@ impl Outward {
     ) -> bool {
         (self.is_resuming, self.is_blocked) = (false, false);
         let session = side.session_for(port);
-        let (mut is_there, mut has_passed) = (true, false);
+        let (mut is_there, mut largest) = (true, 0);
         let mut count = 0;
         while count < SHARE {
             let (header, len) = match tun.try_recv(&mut self.packet) {
@@ -91,7 +91,8 @@ impl Outward {
             count += 1;
             match &session {
                 Some(session) => {
-                    has_passed |= self.packet(&Route { side, tun, session }, header, len);
+                    let passed = self.packet(&Route { side, tun, session }, header, len);
+                    largest = largest.max(passed);
                 }
                 None => side.homeless(port, &self.packet[..len]),
             }
@@ -100,7 +101,7 @@ impl Outward {
         if let Some(session) = &session {
             let association = session.as_ref().as_ref();
             self.send(side, association);
-            if has_passed && association.handle_sent(now) {
+            if largest > 0 && association.handle_sent(now, largest) {
                 side.unwatched(session);
             }
         }
@@ -137,14 +138,14 @@ impl Outward {
         lane.settle();
     }
 
-    /// One packet of the device, `self.packet[..len]`. False when it goes
-    /// nowhere.
-    fn packet<S: Side>(&mut self, route: &Route<'_, S>, header: VnetHeader, len: usize) -> bool {
+    /// One packet of the device, `self.packet[..len]`. Returns how many bytes of
+    /// it pass.
+    fn packet<S: Side>(&mut self, route: &Route<'_, S>, header: VnetHeader, len: usize) -> usize {
         let Route { side, session, .. } = *route;
         let association: &Association = session.as_ref().as_ref();
         let mut buffer = std::mem::take(&mut self.packet);
         let packet = &mut buffer[..len];
-        let mut has_passed = false;
+        let mut passes = 0;
         if side.admits_out(session, packet) {
             let limit = association.limit();
             if header.gso == Gso::None {
@@ -168,14 +169,14 @@ impl Outward {
                 self.gather(side, association, header, packet)
             });
             match passed {
-                Ok(()) => has_passed = true,
+                Ok(()) => passes = len,
                 Err(NotCut::TooBig) => answer(route, packet, limit),
                 Err(why @ NotCut::Malformed) => side.count(dropped(why), 1),
             }
         }
         self.packet = buffer;
 
-        has_passed
+        passes
     }
 
     /// Cuts, seals and gathers a packet; sends whenever a message is full.

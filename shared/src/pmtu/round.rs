@@ -20,6 +20,8 @@ pub(super) struct Round {
     passed: Option<u16>,
     /// The smallest that is known not to pass without a try.
     ceiling: Option<u16>,
+    /// Whether somebody has named a size since.
+    is_hinted: bool,
 }
 
 impl Round {
@@ -46,6 +48,20 @@ impl Round {
             deadline: now,
             passed: None,
             ceiling,
+            is_hinted: false,
+        }
+    }
+
+    /// Has one more size tried, which somebody has named: the first only, as
+    /// anyone may name any number of them.
+    pub(super) fn hint(&mut self, size: u16) {
+        let is_inside = Some(size) > self.passed && self.sizes.last() > Some(&size);
+        if self.is_hinted || !is_inside {
+            return;
+        }
+        self.is_hinted = true;
+        if let Err(at) = self.sizes.binary_search(&size) {
+            self.sizes.insert(at, size);
         }
     }
 

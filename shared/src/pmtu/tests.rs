@@ -181,12 +181,12 @@ fn nothing_is_sent_while_nothing_is_used() {
 }
 
 #[test]
-fn the_limit_is_confirmed_every_25_seconds_of_use_by_one_probe() {
+fn the_limit_is_confirmed_every_ten_seconds_of_use_by_one_probe() {
     let mut link = Link::settled(1435, 1435);
 
     link.run_busy(300);
 
-    assert_eq!(link.sizes(), [1435; 12]);
+    assert_eq!(link.sizes(), [1435; 25]);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_path_that_shrinks_under_traffic_is_found() {
     let mut link = Link::settled(1435, 1435);
 
     link.carries = 1335;
-    link.run_busy(36);
+    link.run_busy(18);
 
     assert_eq!(link.prober.limit(), 1335);
 }
@@ -248,6 +248,24 @@ fn a_true_hint_names_the_limit_to_the_byte() {
     link.run(2 * SECOND);
 
     assert_eq!(link.prober.limit(), 1333);
+}
+
+#[test]
+fn a_true_hint_in_a_round_names_it_too_and_a_flood_of_others_costs_one_probe_a_try() {
+    let mut link = Link::settled(1435, 1435);
+
+    link.carries = 1333;
+    link.prober.suspect(link.now);
+    link.run(Duration::from_millis(20));
+    link.prober.hint(link.now, 1333);
+    let before = link.log.len();
+    for size in 1300..1330 {
+        link.prober.hint(link.now, size);
+    }
+    link.run(3 * SECOND);
+
+    assert_eq!(link.prober.limit(), 1333);
+    assert!(link.log.len() - before < 40, "{:?}", link.log);
 }
 
 #[test]
