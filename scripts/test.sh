@@ -32,6 +32,8 @@ cc gcc
 ip iproute2
 nft nftables
 iptables iptables
+ipset ipset
+curl curl
 ping iputils-ping
 setpriv util-linux
 dash dash

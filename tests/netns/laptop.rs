@@ -37,15 +37,16 @@ impl Tools {
     /// A hook that runs the script by that name with these tools.
     pub(crate) fn hook(self, scratch: &Scratch, script: &str) -> String {
         self.lay_out(scratch);
-        let (path, shell) = (self.path(scratch), self.shell());
+        let (path, words) = (self.path(scratch), self.script(script));
 
         scratch.script(
             &format!("{script}.hook"),
-            &format!("FWMARK=0x640000/0xff0000 PATH={path} exec {shell} {SCRIPTS}/{script}"),
+            &format!("PATH={path} exec {}", words.join(" ")),
         )
     }
 
-    fn lay_out(self, scratch: &Scratch) {
+    /// Gives the tools a folder of their own.
+    pub(crate) fn lay_out(self, scratch: &Scratch) {
         let bin = scratch.path("bin");
         if self == Self::Debian || fs::exists(&bin).unwrap() {
             return;
@@ -56,7 +57,7 @@ impl Tools {
         }
     }
 
-    fn path(self, scratch: &Scratch) -> String {
+    pub(crate) fn path(self, scratch: &Scratch) -> String {
         let bin = scratch.path("bin");
         match self {
             Self::Debian => format!("{bin}:/usr/bin:/bin"),
@@ -64,10 +65,12 @@ impl Tools {
         }
     }
 
-    fn shell(self) -> &'static str {
+    /// The command that runs a script of ours.
+    pub(crate) fn script(self, name: &str) -> Vec<String> {
+        let script = format!("{SCRIPTS}/{name}");
         match self {
-            Self::Debian => "dash",
-            Self::Busybox => "/bin/busybox ash",
+            Self::Debian => vec!["dash".to_owned(), script],
+            Self::Busybox => vec![BUSYBOX.to_owned(), "ash".to_owned(), script],
         }
     }
 }
@@ -144,8 +147,7 @@ impl Laptop {
             .arg(format!("DTUN={}", env!("CARGO_BIN_EXE_dtun")))
             .arg(format!("DTUN_RUN={}", self.scratch.path("run")))
             .arg(format!("DTUN_BYPASS={}", self.scratch.path("list")))
-            .args(self.tools.shell().split(' '))
-            .arg(format!("{SCRIPTS}/{which}-{}.sh", self.script))
+            .args(self.tools.script(&format!("{which}-{}.sh", self.script)))
             .output()
             .unwrap();
         let said = [output.stdout, output.stderr].concat();
@@ -227,9 +229,9 @@ const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts");
 
 const BUSYBOX: &str = "/bin/busybox";
 
-const APPLETS: [&str; 13] = [
-    "ash", "awk", "cat", "dirname", "grep", "ip", "mkdir", "mv", "readlink", "rm", "sed", "tr",
-    "wc",
+const APPLETS: [&str; 16] = [
+    "ash", "awk", "cat", "dirname", "grep", "ip", "mkdir", "mv", "readlink", "rm", "sed", "sleep",
+    "sort", "tr", "wc", "wget",
 ];
 
 /// Hides a file from a command, in the mount namespace that `ip netns exec` makes.

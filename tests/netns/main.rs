@@ -22,6 +22,7 @@ mod tunnel;
 mod wait;
 mod watch;
 
+mod bypass_set;
 mod carry;
 mod ecn;
 mod errors;

@@ -7,7 +7,7 @@ use crate::daemon::Daemon;
 use crate::laptop::{Laptop, TOOLS, Tools};
 use crate::namespace::Netns;
 use crate::network::Host;
-use crate::picture::{HUB_AT_WWW4, HUB_AT_WWW6, Picture, WWW4, WWW6, seen};
+use crate::picture::{HUB_AT_WWW4, HUB_AT_WWW6, ON_THE_RADIO, Picture, WWW4, WWW6, seen};
 use crate::scratch::Scratch;
 
 #[test]
@@ -251,7 +251,6 @@ fn www_sees_the_hub_and_a_bypassed_network_the_laptop_under_strict_filters() {
         let other = picture.network.host(4);
         let laptop = picture.network.host(2);
         strict(&[&laptop, &picture.network.router, &picture.hub.host]);
-        mark(&laptop);
         let before = everything(&laptop);
 
         let (mut spoke, _scratch) = spoke(&picture, &laptop, tools);
@@ -275,21 +274,37 @@ fn www_sees_the_hub_and_a_bypassed_network_the_laptop_under_strict_filters() {
     }
 }
 
+#[test]
+fn the_uplink_may_go_and_come_back_elsewhere() {
+    for tools in TOOLS {
+        let picture = Picture::new();
+        let laptop = picture.network.host(2);
+        let (mut spoke, _scratch) = spoke(&picture, &laptop, tools);
+        spoke.line("tunnel up");
+
+        laptop.ip("route del default via 198.18.2.1");
+        let sent = packets(&laptop);
+        laptop
+            .try_run("ping -c 3 -i 0.2 -W 1 203.0.113.2")
+            .unwrap_err();
+        let looped = packets(&laptop) - sent;
+        assert!(looped < 50, "{looped} packets went into the tunnel");
+
+        picture.move_laptop(&laptop);
+        assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+        let direct = picture.direct.ip4();
+        assert_eq!(seen(&laptop, &picture.direct, direct), ON_THE_RADIO);
+    }
+}
+
 /// Starts a spoke whose hooks are the policy's, and waits for nothing.
 fn spoke(picture: &Picture, host: &Host, tools: Tools) -> (Daemon, Scratch) {
     let scratch = Scratch::new();
     let up = tools.hook(&scratch, "up-policy.sh");
     let down = tools.hook(&scratch, "down-policy.sh");
-    let flags = ["-up", &up, "-down", &down];
+    let flags = ["-up", &up, "-down", &down, "-fwmark", "0x640000/0xff0000"];
 
     (picture.spoke(host, &flags), scratch)
-}
-
-/// Gives what goes to a hub the hooks' mark.
-fn mark(host: &Host) {
-    host.run("nft add table inet hand");
-    host.run("nft add chain inet hand out { type route hook output priority -150 ; }");
-    host.run("nft add rule inet hand out udp dport 443 meta mark set 0x640000");
 }
 
 fn strict(machines: &[&Netns]) {
@@ -298,6 +313,12 @@ fn strict(machines: &[&Netns]) {
             machine.sysctl(&format!("ipv4/conf/{file}/rp_filter"), "1");
         }
     }
+}
+
+/// What went into the tunnel so far.
+fn packets(host: &Host) -> u64 {
+    let file = "/sys/class/net/dtun0/statistics/tx_packets";
+    host.run(&format!("cat {file}")).trim().parse().unwrap()
 }
 
 fn everything(netns: &Netns) -> String {
