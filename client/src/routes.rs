@@ -1,10 +1,15 @@
 //! What goes through the tunnel without a script: rules and tables of our own.
 
 mod bypass;
+mod install;
+mod leftover;
+mod plan;
 
 use ipnet::IpNet;
 
 pub use bypass::{BypassSource, BypassWord, NotABypass};
+pub(crate) use install::{NotRouted, Place, Routes};
+pub(crate) use plan::Plan;
 
 /// What is routed into the tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]

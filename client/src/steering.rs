@@ -5,19 +5,39 @@
 //! counts is put up last and taken down first, so that a process that dies in
 //! between leaves nothing that holds traffic up.
 
-use std::time::Instant;
+mod repairs;
 
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use dtun_shared::files::Files;
 use dtun_shared::leaving::Leaving;
 use dtun_shared::link::{Change, Netlink};
 use dtun_shared::mark::Mark;
 use dtun_shared::meta::Addresses;
 
 use crate::config::SpokeConfig;
+use crate::routes::{BypassSource, NotRouted, Place, Plan, RouteWhat, Routes};
+use repairs::Repairs;
 
 /// Rules, firewall and resolvers of the tunnel.
 #[derive(Debug)]
 pub(crate) struct Steering {
     leaving: Leaving,
+    what: Option<RouteWhat>,
+    routes: Option<Routes>,
+    source: Option<BypassSource>,
+    /// Under watch since the list was read first.
+    files: Option<Files>,
+    /// The tunnel that is to be steered into; none while it is down.
+    lease: Option<Lease>,
+    due: Option<Instant>,
+    /// What to look at then.
+    look: Look,
+    repairs: Repairs,
+    /// What was said last of what does not work.
+    told: Option<String>,
 }
 
 /// The tunnel that traffic is steered into.
@@ -30,14 +50,46 @@ pub(crate) struct Lease {
     pub(crate) out6: bool,
 }
 
+/// How closely to look.
+#[derive(Clone, Copy, Debug, Default)]
+struct Look {
+    /// At every route of the tables.
+    thorough: bool,
+    /// At the bypass list.
+    list: bool,
+    /// Nothing stands: try again.
+    anew: bool,
+}
+
 impl Steering {
-    pub(crate) fn new(_netlink: &Netlink, config: &SpokeConfig) -> Self {
+    pub(crate) fn new(netlink: &Netlink, config: &SpokeConfig) -> Self {
         let mark = config
             .fwmark
             .or(config.route.as_ref().map(|_| Mark::DEFAULT));
+        let place = Place {
+            table: config.table,
+            pref: config.rule_pref,
+        };
+        let routes = config.route.clone().zip(mark).map(|(what, mark)| {
+            let plan = Plan {
+                what,
+                mark,
+                dns: Vec::new(),
+            };
+            Routes::new(netlink.clone(), plan, place)
+        });
 
         Self {
             leaving: Leaving { mark, bind: None },
+            what: config.route.clone(),
+            routes,
+            source: config.bypass.clone(),
+            files: None,
+            lease: None,
+            due: None,
+            look: Look::default(),
+            repairs: Repairs::default(),
+            told: None,
         }
     }
 
@@ -46,28 +98,224 @@ impl Steering {
         &self.leaving
     }
 
-    /// Removes what a run that was killed has left, before the first dial.
-    pub(crate) async fn clean_up(&mut self) {}
-
-    /// Puts everything up for a session, or brings it up to date.
-    pub(crate) async fn stand(&mut self, _lease: Lease) {}
-
-    /// Takes everything down until there is a session again.
-    pub(crate) async fn withdraw(&mut self) {}
-
-    /// Notes that something changed in the machine's network.
-    pub(crate) fn note(&mut self, _change: Change) {}
-
-    /// When to [`Self::look`].
-    pub(crate) fn due(&self) -> Option<Instant> {
-        None
+    /// What is routed into the tunnel, for people; none if scripts do that.
+    pub(crate) fn routed(&self) -> Option<String> {
+        match self.what.as_ref()? {
+            _ if self.lease.is_none() || self.look.anew => Some("nothing".to_owned()),
+            RouteWhat::Everything => Some("default".to_owned()),
+            RouteWhat::Nets(nets) => {
+                let nets: Vec<_> = nets.iter().map(ToString::to_string).collect();
+                Some(nets.join(","))
+            }
+        }
     }
 
-    /// Puts back what others have taken away.
-    pub(crate) async fn look(&mut self) {}
+    /// Removes what a run that was killed has left, before the first dial.
+    pub(crate) async fn clean_up(&mut self) {
+        if let Some(routes) = &self.routes
+            && let Err(error) = routes.clean_up().await
+        {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Puts everything up for a session, or brings it up to date.
+    pub(crate) async fn stand(&mut self, lease: Lease) {
+        self.lease = Some(lease);
+        self.read_list();
+        self.put_up().await;
+    }
+
+    /// Takes everything down until there is a session again.
+    pub(crate) async fn withdraw(&mut self) {
+        self.lease = None;
+        self.due = None;
+        self.look = Look::default();
+        self.take_down().await;
+    }
 
     /// Leaves nothing behind.
     pub(crate) async fn remove(&mut self) {
         self.withdraw().await;
     }
+
+    /// Notes that something changed in the machine's network.
+    pub(crate) fn note(&mut self, change: Change) {
+        let (Some(lease), Some(routes)) = (&self.lease, &self.routes) else {
+            return;
+        };
+        let thorough = match change {
+            Change::Gone { table } => routes.table() == Some(table),
+            Change::Lost => true,
+            Change::Link { index, removed, .. } if index == lease.index && !removed => true,
+            Change::Route | Change::Rule => false,
+            Change::Link { .. } | Change::Address { .. } => return,
+        };
+        self.look.thorough |= thorough;
+        self.call(REST);
+    }
+
+    /// Waits until something that is no change of the network asks for a
+    /// [`Self::look`], which is due then. Cancelling the wait loses nothing.
+    pub(crate) async fn wake(&mut self) {
+        let Some(files) = &self.files else {
+            return std::future::pending().await;
+        };
+        if let Err(error) = files.changed().await {
+            tracing::warn!(%error, "changes of the bypass list are not told");
+            self.files = None;
+            return;
+        }
+        self.look.list = true;
+        self.call(REST);
+    }
+
+    /// When to [`Self::look`].
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Puts back what others have taken away, and takes a new list over.
+    pub(crate) async fn look(&mut self) {
+        self.due = None;
+        let look = std::mem::take(&mut self.look);
+        if self.lease.is_none() {
+            return;
+        }
+        let is_other = look.list && self.read_list();
+        if look.anew || is_other {
+            self.put_up().await;
+            return;
+        }
+
+        let Some(routes) = &mut self.routes else {
+            return;
+        };
+        match routes.restore(look.thorough).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let wait = self.repairs.made(Instant::now());
+                tracing::debug!(?wait, "rules or routes were put back");
+                if !wait.is_zero() {
+                    // Whatever comes meanwhile is looked at then.
+                    self.look.thorough = true;
+                    self.due = Some(Instant::now() + wait);
+                }
+            }
+            Err(error) => self.failed(&error).await,
+        }
+    }
+
+    /// Looks soon, but not sooner than a quarrel allows.
+    fn call(&mut self, soon: Duration) {
+        let at = Instant::now() + soon;
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+        if let Some(not_before) = self.repairs.not_before() {
+            self.due = self.due.map(|due| due.max(not_before));
+        }
+    }
+
+    /// Reads the bypass list; true if it is another than before.
+    fn read_list(&mut self) -> bool {
+        let (Some(source), Some(routes)) = (&self.source, &mut self.routes) else {
+            return false;
+        };
+        // Anew each time: a link may lead elsewhere.
+        if source.files().next().is_some() {
+            self.files = Files::watch(source.files())
+                .inspect_err(|error| tracing::warn!(%error, "the bypass list is not watched"))
+                .ok();
+        }
+        let bypass = match source.read() {
+            Ok(bypass) => bypass,
+            Err(error) => {
+                tracing::warn!("the bypass list stays as it was: {error}");
+                return false;
+            }
+        };
+        if let Some(first) = bypass.bad.first() {
+            tracing::warn!(
+                lines = bypass.bad.len(),
+                first = first.line,
+                text = first.text,
+                "lines of the bypass list are no networks",
+            );
+        }
+
+        routes.set_bypass(bypass)
+    }
+
+    /// Tables first, the rules that lead to them last.
+    async fn put_up(&mut self) {
+        let (Some(lease), Some(routes)) = (&self.lease, &mut self.routes) else {
+            return;
+        };
+        let started = Instant::now();
+        honour_marks_of_answers();
+        pass_by_without_carrier(&lease.device);
+        let result = match routes.prepare(lease.index).await {
+            Ok(()) => routes.lead().await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => {
+                self.told = None;
+                let networks = routes.bypass().len();
+                tracing::debug!(networks, took = ?started.elapsed(), "routes stand");
+            }
+            Err(error) => self.failed(&error).await,
+        }
+    }
+
+    async fn take_down(&mut self) {
+        if let Some(routes) = &mut self.routes
+            && let Err(error) = routes.remove().await
+        {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Leaves nothing half done, says why once, and tries again.
+    async fn failed(&mut self, error: &NotRouted) {
+        self.take_down().await;
+        let text = error.to_string();
+        if self.told.as_ref() != Some(&text) {
+            tracing::error!("nothing is routed into the tunnel: {text}");
+            self.told = Some(text);
+        }
+        self.look.anew = true;
+        self.due = Some(Instant::now() + AGAIN);
+    }
 }
+
+/// Lets strict reverse-path filters look up answers to our own datagrams by
+/// the mark that the firewall gives them.
+fn honour_marks_of_answers() {
+    set("ipv4/conf/all/src_valid_mark");
+}
+
+/// Keeps routes into a device that nobody holds from being used: one that is
+/// persistent outlives us.
+fn pass_by_without_carrier(device: &str) {
+    for family in ["ipv4", "ipv6"] {
+        set(&format!(
+            "{family}/conf/{device}/ignore_routes_with_linkdown"
+        ));
+    }
+}
+
+fn set(name: &str) {
+    let path = Path::new("/proc/sys/net").join(name);
+    let is_set = || fs::read_to_string(&path).is_ok_and(|text| text.trim() == "1");
+    if !is_set()
+        && let Err(error) = fs::write(&path, "1")
+    {
+        tracing::debug!(path = %path.display(), %error, "sysctl not set");
+    }
+}
+
+/// A burst of changes is looked at once.
+const REST: Duration = Duration::from_millis(100);
+
+/// After something did not work.
+const AGAIN: Duration = Duration::from_secs(10);

@@ -6,6 +6,7 @@
 pub mod association;
 pub mod datapath;
 pub mod dtls;
+pub mod files;
 pub mod gauge;
 #[cfg(test)]
 mod hex;

@@ -15,11 +15,13 @@ mod address;
 mod batch;
 mod route;
 mod rule;
+mod table;
 mod watch;
 
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -33,12 +35,15 @@ pub use address::Address;
 pub use batch::{Action, BadLine, Loaded};
 pub use route::{Hop, Route, RouteKind, Via};
 pub use rule::{Family, Rule, Then, Transport};
+pub use table::{Entry, Lead};
 pub use watch::{Change, Changes};
 
 /// A handle on the kernel's network configuration.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: Handle,
+    /// Held while a thread loads routes, so that loads keep their order.
+    loading: Arc<Mutex<()>>,
 }
 
 impl Netlink {
@@ -51,7 +56,10 @@ impl Netlink {
             .or_else(|_| rtnetlink::new_connection())?;
         tokio::spawn(connection);
 
-        Ok(Self { handle })
+        Ok(Self {
+            handle,
+            loading: Arc::default(),
+        })
     }
 
     /// The link of that name, if there is one.
@@ -181,6 +189,8 @@ pub struct Link {
     pub alias: Option<String>,
     pub group: u32,
     pub up: bool,
+    /// Whether packets pass; a TUN's do while a process holds it.
+    pub carrier: bool,
     pub mtu: u32,
     /// The kind that `ip -d link` shows (`tun`, `veth`, …), for virtual links.
     pub kind: Option<String>,
@@ -194,6 +204,7 @@ impl From<LinkMessage> for Link {
             alias: None,
             group: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
             mtu: 0,
             kind: None,
         };
@@ -284,6 +295,7 @@ mod tests {
                 alias: Some("laptop-1a2b".to_owned()),
                 group: 4711,
                 up: true,
+                carrier: true,
                 mtu: 1333,
                 kind: Some("tun".to_owned()),
             };

@@ -7,6 +7,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod epoll;
+pub(crate) mod inotify;
 pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod mmsg;

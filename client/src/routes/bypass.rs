@@ -1,8 +1,6 @@
 //! Networks that stay out of the tunnel: as the user wrote them, and as a list
 //! that a table can hold.
 
-#![expect(dead_code, reason = "the tables are filled in a step of its own")]
-
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -130,6 +128,20 @@ pub(crate) struct BadLine {
 impl Bypass {
     pub(crate) fn len(&self) -> usize {
         self.ip4.len() + self.ip6.len()
+    }
+
+    pub(crate) fn nets(&self) -> impl Iterator<Item = IpNet> {
+        let four = self.ip4.iter().copied().map(IpNet::V4);
+
+        four.chain(self.ip6.iter().copied().map(IpNet::V6))
+    }
+
+    /// Whether all of a network is on the list.
+    pub(crate) fn covers(&self, net: IpNet) -> bool {
+        match net {
+            IpNet::V4(net) => self.ip4.iter().any(|kept| kept.contains(&net)),
+            IpNet::V6(net) => self.ip6.iter().any(|kept| kept.contains(&net)),
+        }
     }
 
     fn add(&mut self, net: IpNet) {

@@ -132,6 +132,7 @@ impl Spoke {
             Change(std::io::Result<Change>),
             Clock,
             Timer,
+            Steering,
         }
 
         let mut goal = pin!(goal);
@@ -142,10 +143,12 @@ impl Spoke {
                 change = self.changes.recv() => Wake::Change(change),
                 () = next_wake(&mut self.wakes) => Wake::Clock,
                 () = at(timer) => Wake::Timer,
+                () = self.steering.wake() => Wake::Steering,
             };
             match wake {
                 Wake::Done(done) => return Meanwhile::Done(done),
                 Wake::Change(change) => self.note(change).await,
+                Wake::Steering => {} // Its time has come nearer.
                 Wake::Clock | Wake::Timer => {
                     if self.duties().await {
                         return Meanwhile::Changed;

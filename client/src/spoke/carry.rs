@@ -23,6 +23,7 @@ enum Wake {
     Renewed(Result<Pulse, Vec<(SocketAddr, Failure)>>),
     Clock,
     Timer,
+    Steering,
 }
 
 /// What the loop keeps beside the session.
@@ -73,6 +74,7 @@ impl Spoke {
                 }
                 Wake::Renewed(result) => self.renewed(result, &mut watch).await,
                 Wake::Clock | Wake::Timer => self.timers(&mut watch).await,
+                Wake::Steering => None, // Its time has come nearer.
             };
             if let Some(end) = end {
                 return end;
@@ -106,6 +108,7 @@ impl Spoke {
             result = renewal => Wake::Renewed(result),
             () = next_wake(&mut self.wakes) => Wake::Clock,
             () = tokio::time::sleep_until(timer.into()) => Wake::Timer,
+            () = self.steering.wake() => Wake::Steering,
         })
     }
 
@@ -283,12 +286,13 @@ impl Spoke {
             suite = %session.suite(),
             mtu = tunnel.plan().mtu,
             rtt = %Text(rtt.map(|rtt| format!("{:?}", rounded(rtt)))),
-            routed = %routed_text(&routed, idle),
+            routed = self.steering.routed().unwrap_or_else(|| routed_text(&routed, idle)),
             "tunnel up",
         );
-        if routed.is_empty() && idle && !self.told_nothing_routed {
+        let is_steered = self.steering.routed().is_some();
+        if routed.is_empty() && idle && !is_steered && !self.told_nothing_routed {
             self.told_nothing_routed = true;
-            tracing::info!("nothing is routed into the tunnel yet: -up scripts/up-split.sh");
+            tracing::info!("nothing is routed into the tunnel yet: -route default");
         }
     }
 

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::num::{NonZeroU8, NonZeroU32};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -31,9 +32,7 @@ impl Netlink {
     /// lines and comments are skipped.
     pub async fn batch(&self, action: Action, text: &str) -> io::Result<Loaded> {
         // Opened here: a thread for blocking work may be in another namespace.
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
+        let socket = socket()?;
 
         let mut loaded = Loaded::default();
         let mut requests = Vec::new();
@@ -54,9 +53,10 @@ impl Netlink {
             }
         }
 
-        let (done, refused) = task::spawn_blocking(move || load(&socket, action, requests))
-            .await
-            .map_err(io::Error::other)??;
+        let (done, refused) =
+            task::spawn_blocking(move || load(&socket, action, requests, &AtomicBool::new(true)))
+                .await
+                .map_err(io::Error::other)??;
         loaded.done += done;
         loaded.bad.extend(refused);
         loaded.bad.sort_by_key(|bad| bad.line);
@@ -91,6 +91,8 @@ impl Netlink {
         Ok(Some(line.message(oif, action)))
     }
 }
+
+pub(super) type Request = NetlinkMessage<RouteNetlinkMessage>;
 
 /// What happens to the routes of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,14 +229,28 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Sends the requests; returns how many were carried out, and the others.
-fn load(
+/// A socket for [`load`], in the namespace of this thread.
+pub(super) fn socket() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+
+    Ok(socket)
+}
+
+/// Sends the requests, as long as they are wanted; returns how many were
+/// carried out, and the others.
+pub(super) fn load(
     socket: &Socket,
     action: Action,
-    mut requests: Vec<(usize, NetlinkMessage<RouteNetlinkMessage>)>,
+    mut requests: Vec<(usize, Request)>,
+    is_wanted: &AtomicBool,
 ) -> io::Result<(usize, Vec<BadLine>)> {
     let mut refused = Vec::new();
     for chunk in requests.chunks_mut(CHUNK) {
+        if !is_wanted.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let last = chunk.len() - 1;
         let mut bytes = Vec::with_capacity(chunk.len() * 64);
         for (at, (_, request)) in chunk.iter_mut().enumerate() {
@@ -307,7 +323,7 @@ fn answer(
     Ok(state)
 }
 
-fn request(action: Action, mut message: RouteMessage) -> NetlinkMessage<RouteNetlinkMessage> {
+pub(super) fn request(action: Action, mut message: RouteMessage) -> Request {
     match action {
         Action::Add => {
             let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));

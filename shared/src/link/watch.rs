@@ -75,6 +75,10 @@ pub enum Change {
     Route,
     /// Some rule did.
     Rule,
+    /// A route of that table went; told beside [`Change::Route`].
+    Gone {
+        table: u32,
+    },
     /// Events were lost: anything may have changed.
     Lost,
 }
@@ -104,6 +108,11 @@ fn parse(mut datagram: &[u8], pending: &mut VecDeque<Change>) {
         let len = message.length() as usize;
         if matches!(message.message_type(), RTM_NEWROUTE | RTM_DELROUTE) {
             push(pending, Change::Route);
+            if message.message_type() == RTM_DELROUTE
+                && let Some(table) = table(&datagram[..len])
+            {
+                push(pending, Change::Gone { table });
+            }
         } else if matches!(message.message_type(), RTM_NEWRULE | RTM_DELRULE) {
             push(pending, Change::Rule);
         } else if let Ok(message) = NetlinkMessage::deserialize(&datagram[..len])
@@ -116,10 +125,28 @@ fn parse(mut datagram: &[u8], pending: &mut VecDeque<Change>) {
     }
 }
 
+/// The table of a route's message, which is taken apart no further: a script
+/// may remove ten thousand of them.
+fn table(message: &[u8]) -> Option<u32> {
+    let mut attributes = message.get(NLMSG_HEADER + RTMSG..)?;
+    while let Some((header, rest)) = attributes.split_first_chunk::<4>() {
+        let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        if u16::from_ne_bytes([header[2], header[3]]) == libc::RTA_TABLE {
+            return rest.first_chunk().map(|table| u32::from_ne_bytes(*table));
+        }
+        attributes = attributes.get(len.max(4).next_multiple_of(4)..)?;
+    }
+
+    None
+}
+
 /// Appends a change that does not stand there already as the latest word on
 /// its subject.
 fn push(pending: &mut VecDeque<Change>, change: Change) {
-    if matches!(change, Change::Route | Change::Rule | Change::Lost) {
+    if matches!(
+        change,
+        Change::Route | Change::Gone { .. } | Change::Rule | Change::Lost
+    ) {
         if pending.contains(&change) {
             return;
         }
@@ -179,6 +206,10 @@ const DATAGRAM: usize = 16 << 10;
 /// A flood of events must not keep the thread from its other work.
 const ROUND: usize = 1024;
 
+/// `struct nlmsghdr` and `struct rtmsg`, in bytes.
+const NLMSG_HEADER: usize = 16;
+const RTMSG: usize = 12;
+
 const RTM_NEWROUTE: u16 = libc::RTM_NEWROUTE;
 const RTM_DELROUTE: u16 = libc::RTM_DELROUTE;
 const RTM_NEWRULE: u16 = libc::RTM_NEWRULE;
@@ -191,7 +222,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::link::{Family, Rule, Then, Via};
+    use crate::link::{Entry, Family, Lead, Rule, Then, Via};
     use crate::netns::isolated;
     use crate::tun::Tun;
 
@@ -246,6 +277,14 @@ mod tests {
                 netlink.add_rule(&rule).await.unwrap();
                 until(&mut changes, Change::Rule).await;
             }
+
+            let entry = Entry {
+                net: "10.9.0.0/16".parse().unwrap(),
+                lead: Lead::Throw,
+            };
+            netlink.fill(11764, [entry].into_iter()).await.unwrap();
+            netlink.empty(11764).await.unwrap();
+            until(&mut changes, Change::Gone { table: 11764 }).await;
 
             drop(tun);
             let removed = Change::Link {

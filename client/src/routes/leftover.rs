@@ -1,0 +1,182 @@
+//! What a run that was killed has left, and where there is room for the next.
+//!
+//! A leftover holds nothing up: its tables lead into a device that is gone, or
+//! that nobody holds. It is known by its rules, wherever they stand.
+
+use std::collections::HashSet;
+use std::io;
+
+use dtun_shared::link::{Family, Lead, Netlink, Rule, Then};
+
+use super::install::Place;
+use super::plan::{Block, MAIN, OWN, PREFS};
+
+/// Rules or tables that somebody else uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "rules from {} or tables from {} on are in use: name others with -rule-pref and -table",
+    block.pref,
+    block.table
+)]
+pub(crate) struct Taken {
+    block: Block,
+}
+
+/// Removes what is left of any run that no longer runs.
+pub(crate) async fn remove(netlink: &Netlink, place: Place) -> io::Result<()> {
+    let rules = all_rules(netlink).await?;
+    for block in found(&rules) {
+        if is_alive(netlink, &block.tables).await? {
+            continue;
+        }
+        for rule in &block.rules {
+            netlink.delete_rule(rule).await?;
+        }
+        for table in block.tables {
+            netlink.empty(table).await?;
+        }
+    }
+
+    // A run that was killed before it made a rule left tables alone.
+    let tables = place.block(0).tables();
+    if !is_alive(netlink, &tables).await? {
+        for table in tables {
+            netlink.empty(table).await?;
+        }
+    }
+
+    Ok(())
+}
+
+/// Rules and tables that nobody uses, where the user wants them.
+pub(crate) async fn room(netlink: &Netlink, place: Place) -> io::Result<Result<Block, Taken>> {
+    let rules = all_rules(netlink).await?;
+    let routed: HashSet<_> = netlink
+        .routes()
+        .await?
+        .into_iter()
+        .map(|route| route.table)
+        .collect();
+    let is_free = |block: &Block| {
+        !rules.iter().any(|rule| block.holds(rule.pref))
+            && !block.tables().iter().any(|table| routed.contains(table))
+    };
+    let free = (0..BLOCKS).map(|at| place.block(at)).find(is_free);
+
+    Ok(free.ok_or(Taken {
+        block: place.block(0),
+    }))
+}
+
+impl Place {
+    /// One of several, if the user has not said which.
+    fn block(self, at: u32) -> Block {
+        Block {
+            table: self.table.unwrap_or(TABLE + 4 * at),
+            pref: self.pref.unwrap_or(PREF - PREFS * at),
+        }
+    }
+}
+
+/// Rules of one run, what counts first, and the tables that they name.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    rules: Vec<Rule>,
+    tables: HashSet<u32>,
+}
+
+/// The runs that the rules tell of.
+fn found(rules: &[Rule]) -> Vec<Found> {
+    let ours = |rule: &&Rule| rule.protocol == KERNEL && !rule.other;
+    let leaps = |rule: &Rule| rule.mark.is_some() && rule.then == Then::Goto(rule.pref + OWN);
+    let is_own = |rule: &Rule| {
+        rule.mark.is_some() && rule.suppress.is_none() && rule.then == Then::Lookup(MAIN)
+    };
+
+    // The rule that is made first may be alone.
+    let mut starts: Vec<_> = rules
+        .iter()
+        .filter(ours)
+        .filter_map(|rule| {
+            let own = || is_own(rule).then(|| rule.pref.checked_sub(OWN)).flatten();
+            leaps(rule).then_some(rule.pref).or_else(own)
+        })
+        .collect();
+    starts.sort_unstable();
+    starts.dedup();
+
+    starts
+        .into_iter()
+        .map(|start| {
+            let block = Block {
+                table: 0,
+                pref: start,
+            };
+            let has_leap = rules
+                .iter()
+                .filter(ours)
+                .any(|rule| rule.pref == start && leaps(rule));
+            let belongs = |rule: &&Rule| {
+                if has_leap {
+                    block.holds(rule.pref)
+                } else {
+                    rule.pref == start + OWN && is_own(rule)
+                }
+            };
+            let mut rules: Vec<_> = rules.iter().filter(ours).filter(belongs).cloned().collect();
+            // The leap before where it leads to, and both last.
+            rules.sort_by_key(|rule| (is_own(rule), leaps(rule)));
+            let tables = rules
+                .iter()
+                .filter_map(|rule| match rule.then {
+                    Then::Lookup(table) if table != MAIN => Some(table),
+                    Then::Lookup(_) | Then::Goto(_) | Then::Unreachable | Then::Other => None,
+                })
+                .collect();
+
+            Found { rules, tables }
+        })
+        .collect()
+}
+
+/// Whether a table leads into a device that somebody holds.
+async fn is_alive<'a>(
+    netlink: &Netlink,
+    tables: impl IntoIterator<Item = &'a u32>,
+) -> io::Result<bool> {
+    for table in tables {
+        for family in Family::BOTH {
+            for entry in netlink.entries(family, *table).await? {
+                if let Lead::Device(index) = entry.lead
+                    && let Some(link) = netlink.link_by_index(index).await?
+                    && link.carrier
+                {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    Ok(false)
+}
+
+async fn all_rules(netlink: &Netlink) -> io::Result<Vec<Rule>> {
+    let mut rules = Vec::new();
+    for family in Family::BOTH {
+        rules.extend(netlink.rules(family).await?);
+    }
+
+    Ok(rules)
+}
+
+/// Clear of the tables and preferences of tailscale (52; 5210 to 5270),
+/// wg-quick (51820; below 32766 or as the kernel counts down from there), mwan3
+/// (1 to 250; 1001 to 3250) and clash (2022; 9000 to 9010).
+const TABLE: u32 = 11764;
+const PREF: u32 = 32_500;
+
+/// Tunnels that find room by themselves.
+const BLOCKS: u32 = 16;
+
+/// In /etc/iproute2/rt_protos.
+const KERNEL: u8 = 2;

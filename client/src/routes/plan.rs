@@ -1,0 +1,196 @@
+//! From what the user wants to the rules and tables that say so. Pure.
+//!
+//! ```text
+//! +9  fwmark M lookup main                  our own datagrams, and no further
+//! +0  fwmark M goto +9
+//! +1  udp dport 53 lookup T+1               names, before the LAN's resolver
+//! +2  tcp dport 53 lookup T+1
+//! +3  lookup main suppress_prefixlength 0   the networks the machine is in
+//! +4  lookup T
+//! ```
+//!
+//! That is the order of making; whatever is missing of it, nothing is held up.
+//! A rule that looks up main alone would let our datagrams fall through to T
+//! where main has no default route, hence the leap.
+
+use std::net::IpAddr;
+
+use dtun_shared::link::{Entry, Family, Lead, Rule, Then, Transport};
+use dtun_shared::mark::Mark;
+use ipnet::IpNet;
+
+use super::RouteWhat;
+use super::bypass::Bypass;
+
+/// What is to be routed, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) what: RouteWhat,
+    pub(crate) mark: Mark,
+    /// Resolvers that are reached through the tunnel whatever the lists say.
+    pub(crate) dns: Vec<IpAddr>,
+}
+
+/// Where the rules and tables of one tunnel stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Block {
+    /// T; the next is for port 53, the third for the next list.
+    pub(crate) table: u32,
+    /// The first of sixteen preferences.
+    pub(crate) pref: u32,
+}
+
+impl Block {
+    pub(crate) fn names(self) -> u32 {
+        self.table + 1
+    }
+
+    /// The table for the next list while `current` is in use.
+    pub(crate) fn other(self, current: u32) -> u32 {
+        if current == self.table {
+            self.table + 2
+        } else {
+            self.table
+        }
+    }
+
+    pub(crate) fn tables(self) -> [u32; 3] {
+        [self.table, self.table + 1, self.table + 2]
+    }
+
+    /// Whether a rule stands where those of this block do.
+    pub(crate) fn holds(self, pref: u32) -> bool {
+        (self.pref..self.pref + PREFS).contains(&pref)
+    }
+}
+
+impl Plan {
+    /// The families in which anything is routed.
+    pub(crate) fn families(&self) -> Vec<Family> {
+        let is_in = |family: &Family| match &self.what {
+            RouteWhat::Everything => true,
+            RouteWhat::Nets(_) => self.nets(*family).next().is_some(),
+        };
+
+        Family::BOTH.into_iter().filter(is_in).collect()
+    }
+
+    /// Rules that say nothing yet of anybody's packets, in the order of making.
+    pub(crate) fn preparing(&self, block: Block, family: Family) -> Vec<Rule> {
+        let rule = |offset, then| Rule::new(family, block.pref + offset, then);
+        let marked = |rule| Rule {
+            mark: Some(self.mark),
+            ..rule
+        };
+        let mut rules = vec![
+            marked(rule(OWN, Then::Lookup(MAIN))),
+            marked(rule(0, Then::Goto(block.pref + OWN))),
+        ];
+        match &self.what {
+            RouteWhat::Everything => rules.push(Rule {
+                suppress: Some(0),
+                ..rule(NEAR, Then::Lookup(MAIN))
+            }),
+            // What is routed more closely than the user says stays so, as it
+            // would beside a route in main.
+            RouteWhat::Nets(_) => rules.extend(self.nets(family).map(|net| Rule {
+                to: Some(net),
+                suppress: Some(net.prefix_len().into()),
+                ..rule(NEAR, Then::Lookup(MAIN))
+            })),
+        }
+
+        rules
+    }
+
+    /// Rules that lead into the tunnel, by the tables that are filled.
+    pub(crate) fn leading(&self, block: Block, table: u32, family: Family) -> Vec<Rule> {
+        let rule = |offset, then| Rule::new(family, block.pref + offset, then);
+        let mut rules = Vec::new();
+        if self.takes_names() {
+            for (offset, transport) in [(1, Transport::Udp), (2, Transport::Tcp)] {
+                rules.push(Rule {
+                    port: Some((transport, 53)),
+                    ..rule(offset, Then::Lookup(block.names()))
+                });
+            }
+        }
+        rules.push(rule(INTO, Then::Lookup(table)));
+
+        rules
+    }
+
+    /// What table T holds for the device of that index.
+    pub(crate) fn table(&self, bypass: &Bypass, index: u32) -> Vec<Entry> {
+        let lead = |net| Entry {
+            net,
+            lead: Lead::Device(index),
+        };
+        let mut entries: Vec<_> = match &self.what {
+            RouteWhat::Everything => Family::BOTH.map(|family| lead(family.everything())).into(),
+            RouteWhat::Nets(nets) => nets.iter().copied().map(lead).collect(),
+        };
+        entries.extend(self.dns.iter().map(|ip| lead(IpNet::from(*ip))));
+
+        // A network that is both routed and kept out is kept out.
+        entries.retain(|entry| self.is_dns(entry.net) || !bypass.covers(entry.net));
+
+        let routed: Vec<_> = entries.iter().map(|entry| entry.net).collect();
+        let is_in = |net: &IpNet| routed.iter().any(|routed| routed.contains(net));
+        let throw = |net| Entry {
+            net,
+            lead: Lead::Throw,
+        };
+        let kept = bypass.nets().filter(|net| is_in(net) && !self.is_dns(*net));
+        entries.extend(kept.map(throw));
+
+        entries
+    }
+
+    /// What the table for port 53 holds.
+    pub(crate) fn names(&self, index: u32) -> Vec<Entry> {
+        let lead = |family: Family| Entry {
+            net: family.everything(),
+            lead: Lead::Device(index),
+        };
+
+        if self.takes_names() {
+            Family::BOTH.map(lead).into()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Whether port 53 goes through the tunnel wherever it is meant to go.
+    fn takes_names(&self) -> bool {
+        self.what == RouteWhat::Everything && !self.dns.is_empty()
+    }
+
+    fn nets(&self, family: Family) -> impl Iterator<Item = IpNet> {
+        let nets: &[IpNet] = match &self.what {
+            RouteWhat::Everything => &[],
+            RouteWhat::Nets(nets) => nets,
+        };
+        let dns = self.dns.iter().map(|ip| IpNet::from(*ip));
+
+        nets.iter()
+            .copied()
+            .chain(dns)
+            .filter(move |net| Family::of(*net) == family)
+    }
+
+    fn is_dns(&self, net: IpNet) -> bool {
+        self.dns.iter().any(|ip| IpNet::from(*ip) == net)
+    }
+}
+
+/// In /etc/iproute2/rt_tables.
+pub(crate) const MAIN: u32 = 254;
+
+/// Preferences that belong to one tunnel.
+pub(crate) const PREFS: u32 = 16;
+
+/// Offsets of the rules that are made in any case.
+pub(crate) const OWN: u32 = 9;
+const NEAR: u32 = 3;
+const INTO: u32 = 4;

@@ -1,0 +1,71 @@
+//! How often to put back what others take away: at once, but not in a quarrel
+//! with a program that does it again and again. Pure.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The repairs of the last minute.
+#[derive(Debug, Default)]
+pub(super) struct Repairs {
+    made: VecDeque<Instant>,
+    told: bool,
+    not_before: Option<Instant>,
+}
+
+impl Repairs {
+    /// Notes a repair; returns how long to wait with the next.
+    pub(super) fn made(&mut self, now: Instant) -> Duration {
+        self.made.push_back(now);
+        while self.made.front().is_some_and(|at| now - *at > WINDOW) {
+            self.made.pop_front();
+        }
+        if self.made.len() <= AT_ONCE {
+            self.told = false;
+            self.not_before = None;
+            return Duration::ZERO;
+        }
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::warn!(
+                "another program removes the tunnel's rules or routes again and again: \
+                 they are put back every {} s",
+                SLOW.as_secs()
+            );
+        }
+        self.not_before = Some(now + SLOW);
+
+        SLOW
+    }
+
+    /// When the next one may be made.
+    pub(super) fn not_before(&self) -> Option<Instant> {
+        self.not_before
+    }
+}
+
+/// Repairs within a window that are no quarrel yet.
+const AT_ONCE: usize = 5;
+const WINDOW: Duration = Duration::from_secs(60);
+
+const SLOW: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_repairs_are_made_at_once_and_a_quarrel_is_slow_until_it_ends() {
+        let mut repairs = Repairs::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+
+        for second in 0..5 {
+            assert_eq!(repairs.made(at(second)), Duration::ZERO);
+        }
+        for second in [5, 15, 25] {
+            assert_eq!(repairs.made(at(second)), SLOW);
+            assert_eq!(repairs.not_before(), Some(at(second + 10)));
+        }
+        assert_eq!(repairs.made(at(200)), Duration::ZERO);
+        assert_eq!(repairs.not_before(), None);
+    }
+}
