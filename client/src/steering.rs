@@ -175,6 +175,12 @@ impl Steering {
         self.due
     }
 
+    /// Whether it is time, or nearly: whoever asks for the way to the hub should
+    /// ask after a [`Self::look`], not just before it.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| due <= now + REST)
+    }
+
     /// Puts back what others have taken away, and takes a new list over.
     pub(crate) async fn look(&mut self) {
         self.due = None;

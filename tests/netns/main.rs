@@ -37,5 +37,6 @@ mod picture;
 mod policy;
 mod pools;
 mod reconnect;
+mod routes;
 mod split;
 mod spokes;

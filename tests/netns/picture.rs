@@ -228,6 +228,11 @@ impl Picture {
         }
     }
 
+    /// The file of networks that stay out of the tunnel.
+    pub(crate) fn list(&self) -> String {
+        self.scratch.path("list")
+    }
+
     /// One as the Go program's README has it, which knows one event only.
     fn their_script(&self) -> String {
         self.scratch.script(

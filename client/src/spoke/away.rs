@@ -204,7 +204,7 @@ impl Spoke {
         if self.fallback_at().is_some_and(|at| now >= at) {
             self.fall_back().await;
         }
-        if self.steering.due().is_some_and(|at| now >= at) {
+        if self.steering.is_due(now) {
             self.steering.look().await;
         }
         if self.has_slept() {

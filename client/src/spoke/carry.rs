@@ -172,7 +172,7 @@ impl Spoke {
             round.add(&[hub]);
             watch.renewal = Some(round);
         }
-        if self.steering.due().is_some_and(|at| now >= at) {
+        if self.steering.is_due(now) {
             self.steering.look().await;
         }
         if self.look.is_some_and(|look| now >= look) {
