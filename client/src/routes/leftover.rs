@@ -180,3 +180,77 @@ const BLOCKS: u32 = 16;
 
 /// In /etc/iproute2/rt_protos.
 const KERNEL: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use dtun_shared::mark::Mark;
+
+    use super::super::{Plan, RouteWhat};
+    use super::*;
+
+    const BLOCK: Block = Block {
+        table: 500,
+        pref: 100,
+    };
+
+    fn theirs() -> Vec<Rule> {
+        let rule = |pref, then| Rule {
+            protocol: 3,
+            ..Rule::new(Family::Ip4, pref, then)
+        };
+        let marked = |rule| Rule {
+            mark: Some(Mark::DEFAULT),
+            ..rule
+        };
+
+        vec![
+            rule(105, Then::Lookup(500)),
+            marked(rule(200, Then::Goto(209))),
+            marked(rule(209, Then::Lookup(MAIN))),
+            Rule::new(Family::Ip4, 32766, Then::Lookup(MAIN)),
+        ]
+    }
+
+    fn ours() -> Vec<Rule> {
+        let plan = Plan {
+            what: RouteWhat::Everything,
+            mark: Mark::DEFAULT,
+            dns: vec!["192.0.2.53".parse().unwrap()],
+        };
+        let of = |family| {
+            let mut rules = plan.preparing(BLOCK, family);
+            rules.extend(plan.leading(BLOCK, 500, family));
+            rules
+        };
+
+        Family::BOTH.into_iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn a_run_is_known_by_its_rules_and_nobody_elses_are_taken_for_its() {
+        let all = [theirs(), ours()].concat();
+
+        let [found] = &found(&all)[..] else {
+            panic!("{:?}", found(&all));
+        };
+
+        assert_eq!(found.rules.len(), ours().len());
+        assert!(found.rules.iter().all(|rule| ours().contains(rule)));
+        assert_eq!(found.tables, HashSet::from([500, 501]));
+        let last: Vec<_> = found.rules[8..].iter().map(|rule| rule.pref).collect();
+        assert_eq!(last, [100, 100, 109, 109]);
+        assert_eq!(super::found(&theirs()), []);
+    }
+
+    #[test]
+    fn a_run_that_ended_at_any_step_is_known() {
+        let order = ours();
+        for steps in 1..=order.len() {
+            let all = [theirs(), order[..steps].to_vec()].concat();
+
+            let found: Vec<_> = found(&all).into_iter().flat_map(|run| run.rules).collect();
+
+            assert_eq!(found.len(), steps, "{found:?}");
+        }
+    }
+}

@@ -194,3 +194,138 @@ pub(crate) const PREFS: u32 = 16;
 pub(crate) const OWN: u32 = 9;
 const NEAR: u32 = 3;
 const INTO: u32 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: Block = Block {
+        table: 11764,
+        pref: 32500,
+    };
+
+    fn plan(what: RouteWhat, dns: &[&str]) -> Plan {
+        Plan {
+            what,
+            mark: Mark::DEFAULT,
+            dns: dns.iter().map(|ip| ip.parse().unwrap()).collect(),
+        }
+    }
+
+    fn nets(nets: &[&str]) -> RouteWhat {
+        RouteWhat::Nets(nets.iter().map(|net| net.parse().unwrap()).collect())
+    }
+
+    fn bypass(text: &str) -> Bypass {
+        text.parse::<super::super::BypassSource>()
+            .unwrap()
+            .read()
+            .unwrap()
+    }
+
+    /// As `ip rule` shows them, without what all of them share.
+    fn shown(rules: &[Rule]) -> Vec<String> {
+        rules
+            .iter()
+            .map(|rule| {
+                let mark = rule.mark.map_or("", |_| " marked");
+                let port = rule.port.map_or("", |_| " port");
+                let to = rule.to.map_or_else(String::new, |net| format!(" to {net}"));
+                let suppress = rule
+                    .suppress
+                    .map_or_else(String::new, |len| format!(" suppress {len}"));
+                format!("{}{mark}{port}{to} {:?}{suppress}", rule.pref, rule.then)
+            })
+            .collect()
+    }
+
+    fn leads(entries: &[Entry]) -> Vec<String> {
+        entries
+            .iter()
+            .map(|entry| format!("{} {:?}", entry.net, entry.lead))
+            .collect()
+    }
+
+    #[test]
+    fn everything_goes_in_behind_what_main_knows_better_and_port_53_before_it() {
+        let plan = plan(RouteWhat::Everything, &["10.0.0.1"]);
+
+        assert_eq!(
+            shown(&plan.preparing(BLOCK, Family::Ip4)),
+            [
+                "32509 marked Lookup(254)",
+                "32500 marked Goto(32509)",
+                "32503 Lookup(254) suppress 0",
+            ]
+        );
+        assert_eq!(
+            shown(&plan.leading(BLOCK, 11766, Family::Ip6)),
+            [
+                "32501 port Lookup(11765)",
+                "32502 port Lookup(11765)",
+                "32504 Lookup(11766)",
+            ]
+        );
+        assert_eq!(
+            leads(&plan.names(7)),
+            ["0.0.0.0/0 Device(7)", "::/0 Device(7)"]
+        );
+    }
+
+    #[test]
+    fn networks_go_in_behind_what_main_knows_better_of_each_and_only_in_their_family() {
+        let plan = plan(nets(&["10.0.0.0/8", "192.0.2.0/24"]), &[]);
+
+        assert_eq!(plan.families(), [Family::Ip4]);
+        assert_eq!(
+            shown(&plan.preparing(BLOCK, Family::Ip4))[2..],
+            [
+                "32503 to 10.0.0.0/8 Lookup(254) suppress 8",
+                "32503 to 192.0.2.0/24 Lookup(254) suppress 24",
+            ]
+        );
+        assert_eq!(
+            shown(&plan.leading(BLOCK, 11764, Family::Ip4)),
+            ["32504 Lookup(11764)"]
+        );
+        assert_eq!(plan.names(7), []);
+    }
+
+    #[test]
+    fn what_is_kept_out_is_thrown_but_for_resolvers() {
+        let plan = plan(RouteWhat::Everything, &["10.0.0.1", "192.0.2.53"]);
+
+        assert_eq!(
+            leads(&plan.table(&bypass("10.0.0.0/8,192.0.2.53,fc00::/7"), 7)),
+            [
+                "0.0.0.0/0 Device(7)",
+                "::/0 Device(7)",
+                "10.0.0.1/32 Device(7)",
+                "192.0.2.53/32 Device(7)",
+                "10.0.0.0/8 Throw",
+                "fc00::/7 Throw",
+            ]
+        );
+    }
+
+    #[test]
+    fn of_a_list_only_what_lies_in_a_routed_network_matters() {
+        let plan = plan(nets(&["10.0.0.0/8", "172.16.0.0/16", "fd00::/8"]), &[]);
+
+        assert_eq!(
+            leads(&plan.table(&bypass("10.1.0.0/16,172.16.0.0/12,192.0.2.0/24"), 7)),
+            [
+                "10.0.0.0/8 Device(7)",
+                "fd00::/8 Device(7)",
+                "10.1.0.0/16 Throw",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_next_list_goes_to_the_table_that_is_not_in_use() {
+        assert_eq!(BLOCK.other(11764), 11766);
+        assert_eq!(BLOCK.other(11766), 11764);
+        assert_eq!(BLOCK.names(), 11765);
+    }
+}
