@@ -16,6 +16,7 @@ mod reset;
 mod shared;
 mod side;
 mod start;
+mod stop;
 mod welcome;
 mod wire;
 
@@ -338,44 +339,6 @@ impl Hub {
             .context("the task that answers handshakes panicked")?;
 
         anyhow::bail!("the task that answers handshakes ended")
-    }
-
-    /// Goodbye to all, and the machine as it was before or as the next start
-    /// wants it.
-    async fn stop(&mut self, stop: Stop) {
-        for kept in self.kept.values() {
-            // Nothing but the meta goes to a spoke that has not answered it.
-            if kept.session.is_confirmed() {
-                self.shared.send_goodbye(&kept.session);
-            }
-            tracing::info!(hint = %kept.session.hint, peer = %kept.session.peer, reason = %Ended::Stopped, "session down");
-            self.leases.release(&kept.session.hint, now());
-        }
-        self.events.close();
-        self.kept.clear();
-
-        if stop == Stop::ForGood {
-            self.leave_nothing().await;
-        }
-        self.memory.finish(&self.leases).await;
-        tracing::info!(dropped = %self.shared.counters, "stopped");
-    }
-
-    async fn leave_nothing(&mut self) {
-        self.hooks.run_all_down(&self.leases, &mut self.ports).await;
-        for (_, deletion) in self.leaving.drain() {
-            // A panic in it has been reported by the runtime.
-            drop(deletion.await);
-        }
-        let ports = self.ports.drain().map(|(_, port)| port).collect();
-        if let Err(error) = Port::delete_all(ports, &self.netlink, &self.datapath).await {
-            tracing::warn!(%error, "devices not deleted");
-        }
-        for pool in self.leases.pools().networks() {
-            if let Err(error) = self.netlink.delete_route(pool, BLACKHOLE).await {
-                tracing::warn!(%pool, %error, "blackhole route not removed");
-            }
-        }
     }
 }
 

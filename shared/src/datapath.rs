@@ -29,6 +29,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crate::sys::epoll::{Epoll, EventFd, Interest};
 use crate::tun::Tun;
@@ -126,6 +127,14 @@ impl<S: Side> Datapath<S> {
         Ok(Key(token))
     }
 
+    /// Waits until every control message that found its socket full has gone,
+    /// for as long at most. False if some have not.
+    pub fn flush(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+
+        self.core.lanes().iter().all(|lane| lane.flush(deadline))
+    }
+
     /// Leaves a device or a socket alone; a worker may be at it for a moment
     /// more. Twice is once.
     pub fn remove(&self, key: Key) {
@@ -134,6 +143,7 @@ impl<S: Side> Datapath<S> {
             Some(Source::Socket(lane)) => {
                 self.core.take(room(key.0));
                 lane.disarm();
+                outward::count_lost(&*self.core.side, &lane);
                 self.core.epoll.remove(lane.socket().as_fd())
             }
             Some(Source::Room(_)) | None => return,
@@ -171,6 +181,16 @@ impl<S: Side> Core<S> {
         let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
 
         sources.get(&token).cloned()
+    }
+
+    fn lanes(&self) -> Vec<Arc<Lane>> {
+        let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+        let lanes = sources.values().filter_map(|source| match source {
+            Source::Socket(lane) => Some(Arc::clone(lane)),
+            Source::Device(_) | Source::Room(_) => None,
+        });
+
+        lanes.collect()
     }
 
     /// A fresh token, and the one after it.

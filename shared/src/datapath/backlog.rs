@@ -3,10 +3,11 @@
 //!
 //! Each flow has a queue; the queues take turns, a quantum of bytes each
 //! (deficit round robin), and a flow that has just begun goes before those
-//! that have used up a turn, as in RFC 8290, sections 4.1 and 4.2. There is no
-//! CoDel: the bound in bytes is set to some tens of milliseconds of the link,
-//! and beyond it the oldest packet of the longest queue goes, which tells its
-//! sender soonest.
+//! that have used up a turn, as in RFC 8290, sections 4.1 and 4.2. In the same
+//! way the owners of flows, a hub's spokes, take turns, so that nobody wins by
+//! many connections. There is no CoDel: the bound in bytes is set to some tens
+//! of milliseconds of the link, and beyond it the oldest packet of the longest
+//! queue goes, which tells its sender soonest.
 //!
 //! An empty backlog owns no memory: links that are never full have one too.
 //! Pure.
@@ -21,13 +22,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 pub(super) struct Backlog<B> {
     /// Most that may wait, in bytes as [`cost`] counts them.
     limit: usize,
-    bytes: usize,
-    flows: HashMap<u64, Flow<B>>,
-    /// Flows that have not used up a turn since they came.
-    fresh: VecDeque<u64>,
-    settled: VecDeque<u64>,
-    /// Every flow with packets, by what they cost.
-    lengths: BTreeSet<(usize, u64)>,
+    owners: Turns<Turns<Fifo<B>>>,
 }
 
 impl<B> Backlog<B> {
@@ -36,57 +31,22 @@ impl<B> Backlog<B> {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
-            bytes: 0,
-            flows: HashMap::new(),
-            fresh: VecDeque::new(),
-            settled: VecDeque::new(),
-            lengths: BTreeSet::new(),
+            owners: Turns::default(),
         }
     }
 
-    /// Appends `packet` to its flow, and returns how many packets were dropped for it.
-    pub(super) fn push(&mut self, flow: u64, beside: B, packet: &[u8]) -> usize {
-        let cost = cost(packet);
-        let queue = self.flows.entry(flow).or_insert_with(|| {
-            self.fresh.push_back(flow);
-            Flow::default()
-        });
-        queue.packets.push_back((beside, packet.to_vec()));
-        self.bytes += cost;
-        self.lengthen(flow, cost);
+    /// Appends `packet` to a flow of its owner's, and returns how many packets
+    /// were dropped for it.
+    pub(super) fn push(&mut self, owner: u64, flow: u64, beside: B, packet: &[u8]) -> usize {
+        self.owners
+            .push((owner, (flow, ())), (beside, packet.to_vec()));
 
         self.fit()
     }
 
     /// Takes the packet whose turn it is.
     pub(super) fn pop(&mut self) -> Option<(B, Vec<u8>)> {
-        loop {
-            let fresh = !self.fresh.is_empty();
-            let turn = if fresh {
-                &mut self.fresh
-            } else {
-                &mut self.settled
-            };
-            let id = *turn.front()?;
-            let flow = self.flows.get_mut(&id).expect("a turn belongs to a flow");
-
-            if flow.deficit <= 0 {
-                flow.deficit += QUANTUM;
-                turn.pop_front();
-                self.settled.push_back(id);
-            } else if let Some((_, packet)) = flow.packets.front() {
-                flow.deficit -= cost(packet) as isize;
-                return self.take(id);
-            } else {
-                turn.pop_front();
-                // A fresh flow that could come back fresh at once would always go first.
-                if fresh && !self.settled.is_empty() {
-                    self.settled.push_back(id);
-                } else {
-                    self.flows.remove(&id);
-                }
-            }
-        }
+        self.owners.pop()
     }
 
     /// Changes the bound, in bytes, and returns how many packets were dropped for it.
@@ -99,68 +59,177 @@ impl<B> Backlog<B> {
     /// What waits, in bytes, the outer headers included.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.owners.bytes
     }
 
     #[must_use]
     pub(super) fn is_empty(&self) -> bool {
-        self.bytes == 0
+        self.owners.bytes == 0
     }
 
     fn fit(&mut self) -> usize {
         let mut dropped = 0;
-        while self.bytes > self.limit
-            && let Some(&(_, longest)) = self.lengths.last()
-        {
-            self.take(longest);
+        while self.owners.bytes > self.limit && self.owners.shed().is_some() {
             dropped += 1;
         }
 
         dropped
     }
+}
 
-    /// Takes the oldest packet of a flow; with the last one of all, the memory goes too.
-    fn take(&mut self, id: u64) -> Option<(B, Vec<u8>)> {
-        let flow = self.flows.get_mut(&id)?;
-        let taken = flow.packets.pop_front()?;
-        let cost = cost(&taken.1);
-        self.lengths.remove(&(flow.bytes, id));
-        flow.bytes -= cost;
-        if flow.bytes > 0 {
-            self.lengths.insert((flow.bytes, id));
-        }
+type Packet<B> = (B, Vec<u8>);
 
-        self.bytes -= cost;
-        if self.bytes == 0 {
-            *self = Self::new(self.limit);
-        }
-        Some(taken)
-    }
+/// What can take turns: the packets of a flow, or turns themselves.
+trait Queue: Default {
+    type Beside;
+    /// Where in it a packet belongs.
+    type Place;
 
-    fn lengthen(&mut self, id: u64, cost: usize) {
-        if let Some(flow) = self.flows.get_mut(&id) {
-            self.lengths.remove(&(flow.bytes, id));
-            flow.bytes += cost;
-            self.lengths.insert((flow.bytes, id));
-        }
-    }
+    fn push(&mut self, place: Self::Place, packet: Packet<Self::Beside>);
+
+    /// Takes the packet whose turn it is.
+    fn pop(&mut self) -> Option<Packet<Self::Beside>>;
+
+    /// Takes the oldest packet of the longest flow of the longest owner.
+    fn shed(&mut self) -> Option<Packet<Self::Beside>>;
 }
 
 /// One flow's packets, oldest first.
 #[derive(Debug)]
-struct Flow<B> {
-    packets: VecDeque<(B, Vec<u8>)>,
+struct Fifo<B>(VecDeque<Packet<B>>);
+
+impl<B> Default for Fifo<B> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<B> Queue for Fifo<B> {
+    type Beside = B;
+    type Place = ();
+
+    fn push(&mut self, (): (), packet: Packet<B>) {
+        self.0.push_back(packet);
+    }
+
+    fn pop(&mut self) -> Option<Packet<B>> {
+        self.0.pop_front()
+    }
+
+    fn shed(&mut self) -> Option<Packet<B>> {
+        self.0.pop_front()
+    }
+}
+
+/// Queues that take turns.
+#[derive(Debug)]
+struct Turns<Q> {
+    bytes: usize,
+    queues: HashMap<u64, Turn<Q>>,
+    /// Queues that have not used up a turn since they came.
+    fresh: VecDeque<u64>,
+    settled: VecDeque<u64>,
+    /// Every queue with packets, by what they cost.
+    lengths: BTreeSet<(usize, u64)>,
+}
+
+/// One of the queues.
+#[derive(Debug)]
+struct Turn<Q> {
+    queue: Q,
     bytes: usize,
     /// Bytes that it may still send in this turn; below zero, what it owes.
     deficit: isize,
 }
 
-impl<B> Default for Flow<B> {
+impl<Q> Default for Turns<Q> {
     fn default() -> Self {
         Self {
-            packets: VecDeque::new(),
             bytes: 0,
-            deficit: QUANTUM,
+            queues: HashMap::new(),
+            fresh: VecDeque::new(),
+            settled: VecDeque::new(),
+            lengths: BTreeSet::new(),
+        }
+    }
+}
+
+impl<Q: Queue> Queue for Turns<Q> {
+    type Beside = Q::Beside;
+    type Place = (u64, Q::Place);
+
+    fn push(&mut self, (id, place): Self::Place, packet: Packet<Q::Beside>) {
+        let cost = cost(&packet.1);
+        let turn = self.queues.entry(id).or_insert_with(|| {
+            self.fresh.push_back(id);
+            Turn {
+                queue: Q::default(),
+                bytes: 0,
+                deficit: QUANTUM,
+            }
+        });
+        turn.queue.push(place, packet);
+        self.lengths.remove(&(turn.bytes, id));
+        turn.bytes += cost;
+        self.lengths.insert((turn.bytes, id));
+        self.bytes += cost;
+    }
+
+    fn pop(&mut self) -> Option<Packet<Q::Beside>> {
+        loop {
+            let fresh = !self.fresh.is_empty();
+            let turns = if fresh {
+                &mut self.fresh
+            } else {
+                &mut self.settled
+            };
+            let id = *turns.front()?;
+            let turn = self.queues.get_mut(&id).expect("a turn belongs to a queue");
+
+            if turn.deficit <= 0 {
+                turn.deficit += QUANTUM;
+                turns.pop_front();
+                self.settled.push_back(id);
+            } else if let Some(packet) = turn.queue.pop() {
+                turn.deficit -= cost(&packet.1) as isize;
+                self.shorten(id, cost(&packet.1));
+                return Some(packet);
+            } else {
+                turns.pop_front();
+                // A fresh queue that could come back fresh at once would always go first.
+                if fresh && !self.settled.is_empty() {
+                    self.settled.push_back(id);
+                } else {
+                    self.queues.remove(&id);
+                }
+            }
+        }
+    }
+
+    fn shed(&mut self) -> Option<Packet<Q::Beside>> {
+        let (_, id) = *self.lengths.last()?;
+        let packet = self.queues.get_mut(&id)?.queue.shed()?;
+        self.shorten(id, cost(&packet.1));
+
+        Some(packet)
+    }
+}
+
+impl<Q> Turns<Q> {
+    /// A packet of so many bytes has left a queue; with the last one of all,
+    /// the memory goes too.
+    fn shorten(&mut self, id: u64, cost: usize) {
+        self.bytes -= cost;
+        if self.bytes == 0 {
+            *self = Self::default();
+            return;
+        }
+        if let Some(turn) = self.queues.get_mut(&id) {
+            self.lengths.remove(&(turn.bytes, id));
+            turn.bytes -= cost;
+            if turn.bytes > 0 {
+                self.lengths.insert((turn.bytes, id));
+            }
         }
     }
 }
@@ -250,6 +319,7 @@ mod tests {
     use super::*;
 
     const PLENTY: usize = usize::MAX;
+    const OWNER: u64 = 7;
 
     fn pops<B>(backlog: &mut Backlog<B>) -> Vec<B> {
         std::iter::from_fn(|| backlog.pop())
@@ -261,13 +331,13 @@ mod tests {
     fn a_ping_overtakes_the_bulk() {
         let mut backlog = Backlog::new(PLENTY);
         for _ in 0..100 {
-            backlog.push(1, "bulk", &[0; 1400]);
+            backlog.push(OWNER, 1, "bulk", &[0; 1400]);
         }
         for _ in 0..10 {
             backlog.pop();
         }
 
-        backlog.push(2, "ping", &[0; 84]);
+        backlog.push(OWNER, 2, "ping", &[0; 84]);
 
         assert_eq!(backlog.pop().unwrap().0, "ping");
     }
@@ -276,10 +346,10 @@ mod tests {
     fn small_and_large_packets_share_the_link_by_bytes() {
         let mut backlog = Backlog::new(PLENTY);
         for _ in 0..100 {
-            backlog.push(1, 'l', &[0; 12_000]);
+            backlog.push(OWNER, 1, 'l', &[0; 12_000]);
         }
         for _ in 0..5000 {
-            backlog.push(2, 's', &[0; 436]);
+            backlog.push(OWNER, 2, 's', &[0; 436]);
         }
 
         let mut bytes = HashMap::from([('l', 0), ('s', 0)]);
@@ -296,15 +366,15 @@ mod tests {
     fn a_flow_that_empties_and_comes_back_is_not_always_first() {
         let mut backlog = Backlog::new(PLENTY);
         for _ in 0..40 {
-            backlog.push(1, 1, &[0; 1400]);
+            backlog.push(OWNER, 1, 1, &[0; 1400]);
         }
-        backlog.push(2, 2, &[0; 1400]);
+        backlog.push(OWNER, 2, 2, &[0; 1400]);
 
         let mut seconds = 0;
         for _ in 0..20 {
             if backlog.pop().unwrap().0 == 2 {
                 seconds += 1;
-                backlog.push(2, 2, &[0; 1400]);
+                backlog.push(OWNER, 2, 2, &[0; 1400]);
             }
         }
 
@@ -312,16 +382,51 @@ mod tests {
     }
 
     #[test]
+    fn an_owner_of_many_flows_gets_no_more_than_one_of_one() {
+        let mut backlog = Backlog::new(PLENTY);
+        for packet in 0..400 {
+            backlog.push(1, packet % 20, 1, &[0; 1400]);
+            backlog.push(2, 0, 2, &[0; 1400]);
+        }
+
+        let seconds = (0..400).filter(|_| backlog.pop().unwrap().0 == 2).count();
+
+        assert!((195..=205).contains(&seconds), "{seconds} of 400");
+    }
+
+    #[test]
+    fn another_owners_ping_overtakes_all_and_the_longest_owner_loses() {
+        let mut backlog = Backlog::new(100 * 1064);
+        for packet in 0..97 {
+            backlog.push(1, packet % 20, "many", &[0; 1000]);
+        }
+        for _ in 0..50 {
+            backlog.pop();
+        }
+        for packet in 0..50 {
+            backlog.push(1, packet % 20, "many", &[0; 1000]);
+        }
+
+        // Longer than any flow of the other's.
+        let dropped: usize = (0..8).map(|_| backlog.push(2, 0, "few", &[0; 1000])).sum();
+
+        assert_eq!(dropped, 5);
+        assert_eq!(backlog.pop().unwrap().0, "few");
+        let few = pops(&mut backlog).iter().filter(|it| **it == "few").count();
+        assert_eq!(few, 7);
+    }
+
+    #[test]
     fn the_oldest_packet_of_the_longest_flow_goes_first() {
         let mut backlog = Backlog::new(5 * 1064);
         for name in ["a1", "a2", "a3"] {
-            assert_eq!(backlog.push(1, name, &[0; 1000]), 0);
+            assert_eq!(backlog.push(OWNER, 1, name, &[0; 1000]), 0);
         }
         for name in ["b1", "b2"] {
-            assert_eq!(backlog.push(2, name, &[0; 1000]), 0);
+            assert_eq!(backlog.push(OWNER, 2, name, &[0; 1000]), 0);
         }
 
-        assert_eq!(backlog.push(2, "b3", &[0; 1000]), 1);
+        assert_eq!(backlog.push(OWNER, 2, "b3", &[0; 1000]), 1);
         assert_eq!(backlog.set_limit(4 * 1064), 1);
 
         let mut left = pops(&mut backlog);
@@ -333,12 +438,13 @@ mod tests {
     fn an_empty_backlog_owns_no_memory() {
         let mut backlog = Backlog::new(PLENTY);
         for flow in 0..100 {
-            backlog.push(flow, (), &[0; 1400]);
+            backlog.push(OWNER, flow, (), &[0; 1400]);
         }
         pops(&mut backlog);
 
-        assert_eq!(backlog.flows.capacity(), 0);
-        assert_eq!(backlog.fresh.capacity() + backlog.settled.capacity(), 0);
+        let owners = &backlog.owners;
+        assert_eq!(owners.queues.capacity(), 0);
+        assert_eq!(owners.fresh.capacity() + owners.settled.capacity(), 0);
     }
 
     proptest! {
@@ -361,7 +467,7 @@ mod tests {
                 match step {
                     Some((flow, len)) => {
                         inside += 1;
-                        inside -= backlog.push(flow, (flow, order), &vec![flow as u8; len]);
+                        inside -= backlog.push(flow % 2, flow, (flow, order), &vec![flow as u8; len]);
                     }
                     None => {
                         let popped = backlog.pop();

@@ -5,24 +5,27 @@
 //! transfer; the socket's own buffer holds a few milliseconds of the rate that
 //! the uplink was seen to have.
 
+mod waiting;
+
 use std::collections::VecDeque;
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::backlog::{Backlog, flow_hash};
 use super::outbox::Outer;
 use super::pace::Pace;
-use crate::association::Association;
+use super::side::Dropped;
 use crate::packet::ecn::Ecn;
-use crate::packet::vnet::VnetHeader;
 use crate::sys::epoll::{Epoll, Interest};
 use crate::udp::Path;
 use crate::udp::send::{SendOutcome, Transmit};
 use crate::udp::socket::UdpSocket;
+use waiting::{Held, Lost, Waiting};
+
+pub(super) use waiting::Queued;
 
 /// A socket, and what waits while it is full.
 #[derive(Debug)]
@@ -35,6 +38,9 @@ pub struct Lane {
     is_full: AtomicBool,
     longest: AtomicUsize,
     waiting: Mutex<Waiting>,
+    /// No sealed message waits any more.
+    flushed: Condvar,
+    lost: Lost,
 }
 
 /// Where the data path waits for room.
@@ -42,51 +48,6 @@ pub struct Lane {
 struct Armed {
     epoll: Arc<Epoll>,
     token: u64,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    /// Sealed already: they go first, and as they are.
-    held: VecDeque<Held>,
-    backlog: Backlog<Queued>,
-    pace: Pace,
-    /// Nobody waits for room any more.
-    is_over: bool,
-}
-
-/// A sealed message.
-#[derive(Debug)]
-struct Held {
-    path: Path,
-    contents: Vec<u8>,
-    segment: usize,
-    outer: Outer,
-}
-
-/// What stands beside a packet that waits.
-#[derive(Clone)]
-pub(super) struct Queued {
-    pub(super) session: Arc<dyn Carrier>,
-    pub(super) header: VnetHeader,
-}
-
-/// A session of whichever side.
-pub(super) trait Carrier: Send + Sync {
-    fn association(&self) -> &Association;
-}
-
-impl<T: AsRef<Association> + Send + Sync> Carrier for T {
-    fn association(&self) -> &Association {
-        self.as_ref()
-    }
-}
-
-impl fmt::Debug for Queued {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queued")
-            .field("header", &self.header)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Lane {
@@ -110,6 +71,8 @@ impl Lane {
                 pace,
                 is_over: false,
             }),
+            flushed: Condvar::new(),
+            lost: Lost::default(),
         })
     }
 
@@ -192,8 +155,11 @@ impl Lane {
         }
         let mut waiting = self.waiting();
         waiting.is_over = true;
-        waiting.held.clear();
-        while waiting.backlog.pop().is_some() {}
+        let held = waiting.held.drain(..).map(|held| held.count()).sum();
+        let queued = std::iter::from_fn(|| waiting.backlog.pop()).count();
+        self.lost.refused(held);
+        self.lost.refused(queued);
+        self.flushed.notify_all();
         self.is_full.store(false, Ordering::Release);
         // For a last word.
         if let Err(error) = self.socket.set_send_buffer(LAST_BUFFER) {
@@ -226,11 +192,10 @@ impl Lane {
         if !self.is_full() {
             return Err(NotFull);
         }
-        // Two sessions may carry equal flows.
         let owner = Arc::as_ptr(&queued.session).cast::<()>() as u64;
-        let flow = flow_hash(packet) ^ owner;
+        let flow = flow_hash(packet);
 
-        Ok(waiting.backlog.push(flow, queued.clone(), packet))
+        Ok(waiting.backlog.push(owner, flow, queued.clone(), packet))
     }
 
     /// The uplink's queue is full. True when a message can wait for room.
@@ -249,16 +214,18 @@ impl Lane {
         if contents.is_empty() {
             return;
         }
-        let mut waiting = self.waiting();
-        if waiting.is_over {
-            return;
-        }
-        waiting.held.push_back(Held {
+        let held = Held {
             path: *path,
             contents: contents.to_vec(),
             segment,
             outer,
-        });
+        };
+        let mut waiting = self.waiting();
+        if waiting.is_over {
+            self.lost.refused(held.count());
+            return;
+        }
+        waiting.held.push_back(held);
         if !self.is_full.swap(true, Ordering::AcqRel) {
             self.wait(&mut waiting);
         }
@@ -284,6 +251,7 @@ impl Lane {
             }
             outstanding = self.outstanding();
         }
+        self.flushed.notify_all();
 
         Some(waiting.pace.room(outstanding))
     }
@@ -308,6 +276,23 @@ impl Lane {
         }
     }
 
+    /// Waits until no sealed message waits any more; false if some do after all
+    /// at the deadline.
+    pub(super) fn flush(&self, deadline: Instant) -> bool {
+        let patience = deadline.saturating_duration_since(Instant::now());
+        let (waiting, _) = self
+            .flushed
+            .wait_timeout_while(self.waiting(), patience, |waiting| !waiting.held.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+
+        waiting.held.is_empty()
+    }
+
+    /// What was lost here since the last call.
+    pub(super) fn take_lost(&self) -> impl Iterator<Item = (Dropped, usize)> {
+        self.lost.take()
+    }
+
     /// False when there is nothing left of it to send.
     fn send_held(&self, held: &mut Held) -> bool {
         let message = Transmit {
@@ -325,10 +310,17 @@ impl Lane {
             }
             SendOutcome::Refused { part, .. } => {
                 held.contents.drain(..part);
-                self.refused()
+                let can_wait = self.refused();
+                if !can_wait {
+                    self.lost.for_want_of_room(held.count());
+                }
+                can_wait
             }
-            // What fails now is lost like any datagram on its way.
-            SendOutcome::Sent | SendOutcome::Failed { .. } => false,
+            SendOutcome::Sent => false,
+            SendOutcome::Failed { .. } => {
+                self.lost.refused(held.count());
+                false
+            }
         }
     }
 
@@ -350,7 +342,7 @@ impl Lane {
         }
         self.longest.store(pace.message(), Ordering::Relaxed);
         let limit = pace.backlog();
-        waiting.backlog.set_limit(limit);
+        self.lost.for_want_of_room(waiting.backlog.set_limit(limit));
     }
 
     fn outstanding(&self) -> usize {
@@ -378,9 +370,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::association::Association;
     use crate::dtls::CipherSuite;
     use crate::dtls::schedule::DirectionKey;
     use crate::netns::isolated;
+    use crate::packet::vnet::VnetHeader;
     use crate::record::{Opener, Sealer};
     use crate::sys::epoll::Event;
 
@@ -430,13 +424,7 @@ mod tests {
             let bulk = fill(&lane);
             lane.send(b"control", &path()).unwrap();
             while lane.is_full() {
-                let mut events = [Event::EMPTY];
-                let patience = Duration::from_secs(10);
-                assert_eq!(epoll.wait(&mut events, Some(patience)).unwrap(), 1);
-                assert_eq!(events[0].token(), 7);
-                if lane.resume().is_some() {
-                    lane.settle();
-                }
+                until_room(&lane, &epoll);
             }
 
             let mut buf = [0; 2000];
@@ -475,6 +463,7 @@ mod tests {
             lane.disarm();
 
             assert_eq!(Arc::strong_count(&session.session), 1);
+            assert_eq!(lost(&lane), [(Dropped::Unsent, 2)]);
             assert_eq!(lane.queue(&session, &[0x45; 20]), Err(NotFull));
             lane.send(b"goodbye", &path()).unwrap();
             let mut buf = [0; 2000];
@@ -484,6 +473,86 @@ mod tests {
             }
             assert_eq!(hub.recv(&mut buf).unwrap(), b"goodbye".len());
         });
+    }
+
+    #[test]
+    fn what_a_slower_link_leaves_no_room_for_is_counted() {
+        isolated(|_| async move {
+            let _hub = hub();
+            let (lane, epoll) = slow_lane();
+            fill(&lane);
+            let session = session(&lane);
+            for _ in 0..600 {
+                assert_eq!(lane.queue(&session, &[0x45; 1000]), Ok(0));
+            }
+
+            // The rate that is measured meanwhile allows for far fewer.
+            while !lane.waiting().held.is_empty() {
+                until_room(&lane, &epoll);
+            }
+            fill(&lane);
+            until_room(&lane, &epoll);
+
+            let lost: usize = lost(&lane).into_iter().map(|(_, packets)| packets).sum();
+            let left = std::iter::from_fn(|| lane.next()).count();
+            assert!(lost > 0);
+            assert_eq!(lost + left, 600);
+        });
+    }
+
+    #[test]
+    fn a_message_that_fails_after_its_wait_is_counted() {
+        isolated(|_| async move {
+            let lane = Lane::new(UdpSocket::listen(HUB.parse().unwrap()).unwrap()).unwrap();
+            let outer = Outer {
+                ecn: Ecn::NotEct,
+                df: true,
+            };
+            let nowhere = Path {
+                peer: "192.0.2.1:443".parse().unwrap(),
+                local: None,
+            };
+            lane.hold(&nowhere, &[0; 250], 100, outer);
+
+            assert!(lane.resume().is_some());
+
+            assert_eq!(lost(&lane), [(Dropped::Unsent, 3)]);
+        });
+    }
+
+    #[test]
+    fn a_flush_lasts_until_the_last_word_has_gone() {
+        isolated(|_| async move {
+            let _hub = hub();
+            let (lane, epoll) = slow_lane();
+            fill(&lane);
+            lane.send(b"goodbye", &path()).unwrap();
+            assert!(!lane.flush(Instant::now()));
+
+            let flush = std::thread::spawn({
+                let lane = Arc::clone(&lane);
+                move || lane.flush(Instant::now() + Duration::from_secs(10))
+            });
+            while !lane.waiting().held.is_empty() {
+                until_room(&lane, &epoll);
+            }
+
+            assert!(flush.join().unwrap());
+        });
+    }
+
+    fn until_room(lane: &Lane, epoll: &Epoll) {
+        let mut events = [Event::EMPTY];
+        let patience = Duration::from_secs(10);
+        assert_eq!(epoll.wait(&mut events, Some(patience)).unwrap(), 1);
+        assert_eq!(events[0].token(), 7);
+        if lane.resume().is_some() {
+            lane.settle();
+        }
+    }
+
+    fn lost(lane: &Lane) -> Vec<(Dropped, usize)> {
+        lane.take_lost().collect()
     }
 
     fn session(lane: &Arc<Lane>) -> Queued {

@@ -111,7 +111,9 @@ impl Outward {
 
     /// Sends what waits in the queue of a lane that has room again.
     pub(super) fn lane<S: Side>(&mut self, side: &S, lane: &Lane) {
-        let Some(mut room) = lane.resume() else {
+        let room = lane.resume();
+        count_lost(side, lane);
+        let Some(mut room) = room else {
             return;
         };
         (self.is_resuming, self.is_blocked) = (true, false);
@@ -277,6 +279,7 @@ impl Outward {
         if !blocked {
             lane.sent(self.outbox.bytes(), Instant::now());
         }
+        count_lost(side, lane);
         self.outbox.clear();
     }
 
@@ -364,6 +367,13 @@ impl Outward {
         }
 
         Ok(())
+    }
+}
+
+/// Has what a lane lost counted.
+pub(super) fn count_lost<S: Side>(side: &S, lane: &Lane) {
+    for (why, packets) in lane.take_lost() {
+        side.count(why, packets);
     }
 }
 

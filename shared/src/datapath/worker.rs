@@ -3,6 +3,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::crew::Strain;
@@ -29,6 +30,8 @@ pub(super) fn run<S: Side>(core: &Core<S>, mut worker: Worker) {
 pub(super) struct Worker {
     number: usize,
     strain: Strain,
+    /// It has said that it cannot wait.
+    has_warned: bool,
     /// Its buffers hold no memory.
     is_rested: bool,
     inward: Inward,
@@ -40,6 +43,7 @@ impl Worker {
         Ok(Self {
             number,
             strain: Strain::default(),
+            has_warned: false,
             is_rested: true,
             inward: Inward::new()?,
             outward: Outward::new(),
@@ -56,7 +60,7 @@ impl Worker {
                 (true, false) => Some(REST_AFTER),
                 (true, true) => None,
             };
-            let token = wait(core, patience);
+            let token = self.wait(core, patience);
             let now = Instant::now();
             if let Some(token) = token {
                 self.is_rested = false;
@@ -101,22 +105,29 @@ impl Worker {
             core.rearm(token);
         }
     }
-}
 
-fn wait<S: Side>(core: &Core<S>, timeout: Option<Duration>) -> Option<u64> {
-    let mut events = [Event::EMPTY];
-    match core.epoll.wait(&mut events, timeout) {
-        Ok(0) => None,
-        Ok(_) => Some(events[0].token()),
-        Err(error) => {
-            tracing::error!(%error, "failed to wait for packets");
-            None
+    /// Waits for a source that is ready.
+    fn wait<S: Side>(&mut self, core: &Core<S>, timeout: Option<Duration>) -> Option<u64> {
+        let mut events = [Event::EMPTY];
+        match core.epoll.wait(&mut events, timeout) {
+            Ok(0) => None,
+            Ok(_) => Some(events[0].token()),
+            Err(error) => {
+                if !std::mem::replace(&mut self.has_warned, true) {
+                    tracing::warn!(%error, "packets cannot be waited for: trying on");
+                }
+                thread::sleep(BACK_OFF);
+                None
+            }
         }
     }
 }
 
 /// What a source that is served anew is waited for.
 pub(super) const READ: Interest = Interest::READ.once();
+
+/// Between attempts to wait while that fails.
+const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// When the last worker gives the memory of a burst back.
 const REST_AFTER: Duration = Duration::from_secs(1);
