@@ -139,6 +139,7 @@ fn serve(
         route: flags.route,
         bypass: flags.bypass,
         fwmark: flags.fwmark,
+        bind: flags.bind,
         table: flags.table,
         rule_pref: flags.rule_pref,
     })))

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::dtls::schedule::Psk;
+use dtun_shared::leaving::Bind;
 use dtun_shared::mark::Mark;
 use ipnet::IpNet;
 
@@ -46,6 +47,8 @@ pub struct SpokeConfig {
     pub bypass: Option<BypassSource>,
     /// Borne by our own datagrams; none for the default where one is needed.
     pub fwmark: Option<Mark>,
+    /// The uplink that our own datagrams take; none for the kernel's choice.
+    pub bind: Option<Bind>,
     /// The first of three routing tables that are ours; none for the default.
     pub table: Option<u32>,
     /// The first of sixteen preferences of rules that are ours; none for the

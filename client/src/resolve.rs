@@ -4,19 +4,66 @@
 //! of its own that nobody waits for beyond a deadline, and that does not hold
 //! up the process's end as a task of the runtime would.
 
+mod message;
+mod outside;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::pin::pin;
 use std::time::Duration;
 
+use dtun_shared::leaving::Leaving;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-/// Resolves `host:port` to every address of the host, the system's favourite first.
-pub(crate) async fn resolve(connect: String) -> Result<Vec<SocketAddr>, ResolveError> {
+pub(crate) use outside::NameServers;
+
+/// Whom to ask past the tunnel, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Outside {
+    pub(crate) servers: Vec<SocketAddr>,
+    pub(crate) leaving: Leaving,
+}
+
+/// Resolves `host:port` to every address of the host, the system's favourite
+/// first.
+///
+/// With `outside` the name servers are asked past the tunnel too, a moment
+/// later: what stands in a file of this machine needs none of them.
+pub(crate) async fn resolve(
+    connect: String,
+    outside: Option<Outside>,
+) -> Result<Vec<SocketAddr>, ResolveError> {
     if let Ok(addr) = connect.parse() {
         return Ok(vec![canonical(addr)]);
     }
+    let host_and_port = connect
+        .rsplit_once(':')
+        .and_then(|(host, port)| Some((host.to_owned(), port.parse::<u16>().ok()?)));
+    let Some((outside, (host, port))) = outside.zip(host_and_port) else {
+        return resolve_by_system(connect).await;
+    };
 
+    let ask = async {
+        sleep(HEAD_START).await;
+        let found = outside::ask(&host, outside.servers, &outside.leaving).await;
+        found
+            .into_iter()
+            .map(|ip| SocketAddr::new(ip, port))
+            .collect()
+    };
+    let mut ask = pin!(timeout(DEADLINE, ask));
+    tokio::select! {
+        biased;
+        by_system = resolve_by_system(connect) => match by_system {
+            Ok(addrs) => Ok(addrs),
+            Err(error) => ask.await.map_err(|_| error),
+        },
+        Ok(addrs) = &mut ask => Ok(addrs),
+    }
+}
+
+async fn resolve_by_system(connect: String) -> Result<Vec<SocketAddr>, ResolveError> {
     let (answer, answered) = oneshot::channel();
     std::thread::Builder::new()
         .name("resolver".to_owned())
@@ -74,6 +121,8 @@ pub(crate) enum ResolveError {
     Failed(io::Error),
     #[error("the name has no address")]
     Nothing,
+    #[error("no address of the family of -bind")]
+    OtherFamily,
 }
 
 fn name_servers_in(resolv_conf: &str) -> Vec<IpAddr> {
@@ -96,6 +145,9 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
 /// dialled meanwhile.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long files of this machine may take.
+const HEAD_START: Duration = Duration::from_millis(100);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,14 +159,14 @@ mod tests {
             ("[2001:db8::1]:443", "[2001:db8::1]:443"),
             ("[::ffff:192.0.2.1]:443", "192.0.2.1:443"),
         ] {
-            let addrs = resolve(text.to_owned()).await.unwrap();
+            let addrs = resolve(text.to_owned(), None).await.unwrap();
             assert_eq!(addrs, [addr.parse::<SocketAddr>().unwrap()]);
         }
     }
 
     #[tokio::test]
     async fn a_link_local_address_names_its_interface() {
-        let addrs = resolve("[fe80::1%lo]:443".to_owned()).await.unwrap();
+        let addrs = resolve("[fe80::1%lo]:443".to_owned(), None).await.unwrap();
 
         assert_eq!(addrs, ["[fe80::1%1]:443".parse::<SocketAddr>().unwrap()]);
     }

@@ -27,6 +27,7 @@ use crate::config::SpokeConfig;
 use crate::hint::{default_hint, random};
 use crate::hooks::Hooks;
 use crate::report::Teller;
+use crate::resolve::{NameServers, Outside};
 use crate::session::{Pulse, Terms};
 use crate::side::{Notes, SpokeSide};
 use crate::steering::Steering;
@@ -75,6 +76,7 @@ struct Spoke {
     hooks: Hooks,
     /// What the hooks were told last; none while the tunnel is down for them.
     hooked: Option<Hooked>,
+    name_servers: NameServers,
     /// The hub's last good addresses.
     known: Vec<SocketAddr>,
     backoff: Backoff,
@@ -135,6 +137,7 @@ impl Spoke {
             tunnel: None,
             device: None,
             hooked: None,
+            name_servers: NameServers::default(),
             known: Vec::new(),
             backoff: Backoff::default(),
             teller: Teller::default(),
@@ -233,6 +236,18 @@ impl Spoke {
                 keepalive: self.config.keepalive,
                 offload: self.config.offload,
             },
+        })
+    }
+
+    /// How the hub's name is asked for past the tunnel; none where nothing tells
+    /// our own datagrams from the rest.
+    fn outside(&mut self) -> Option<Outside> {
+        let leaving = self.steering.leaving().clone();
+        leaving.mark?;
+
+        Some(Outside {
+            servers: self.name_servers.look(&[]),
+            leaving,
         })
     }
 

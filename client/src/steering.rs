@@ -80,7 +80,10 @@ impl Steering {
         });
 
         Self {
-            leaving: Leaving { mark, bind: None },
+            leaving: Leaving {
+                mark,
+                bind: config.bind.clone(),
+            },
             what: config.route.clone(),
             routes,
             source: config.bypass.clone(),

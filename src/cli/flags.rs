@@ -9,6 +9,7 @@ use clap::{ArgAction, Parser};
 use dtun_client::{BypassSource, RouteWhat};
 use dtun_server::Pool6;
 use dtun_shared::dtls::CipherSuite;
+use dtun_shared::leaving::Bind;
 use dtun_shared::mark::Mark;
 use ipnet::{IpNet, Ipv4Net};
 
@@ -58,6 +59,8 @@ pub(super) struct Flags {
     pub(super) route: Option<RouteWhat>,
     #[arg(long, value_parser = value::bypass)]
     pub(super) bypass: Option<BypassSource>,
+    #[arg(long, value_parser = value::bind)]
+    pub(super) bind: Option<Bind>,
     #[arg(long, value_parser = value::table)]
     pub(super) table: Option<u32>,
     #[arg(long, value_parser = value::rule_pref)]
@@ -112,6 +115,7 @@ impl Flags {
                 ("once", self.once),
                 ("route", self.route.is_some()),
                 ("bypass", self.bypass.is_some()),
+                ("bind", self.bind.is_some()),
                 ("table", self.table.is_some()),
                 ("rule-pref", self.rule_pref.is_some()),
             ]

@@ -1,4 +1,5 @@
 use dtun_client::RouteWhat;
+use dtun_shared::leaving::Bind;
 use proptest::prelude::*;
 
 use super::*;
@@ -462,6 +463,19 @@ fn routes_bypass_table_and_preference_are_read() {
     let config = spoke(&format!("{SPOKE} -route 10.1.2.3/8,fd00::/8"));
     let nets = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap());
     assert_eq!(config.route, Some(RouteWhat::Nets(nets.to_vec())));
+}
+
+#[test]
+fn an_uplink_is_an_address_or_a_device() {
+    let bind = |value: &str| spoke(&format!("{SPOKE} -bind {value}")).bind;
+
+    assert_eq!(bind("wwan0"), Some(Bind::Device("wwan0".to_owned())));
+    let address = Bind::Address("192.0.2.7".parse().unwrap());
+    assert_eq!(bind("192.0.2.7"), Some(address.clone()));
+    assert_eq!(bind("::ffff:192.0.2.7"), Some(address));
+    for wrong in ["0.0.0.0", "ff02::1", "no/device"] {
+        assert!(refused(&format!("{SPOKE} -bind {wrong}")).starts_with("-bind"));
+    }
 }
 
 #[test]

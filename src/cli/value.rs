@@ -1,6 +1,6 @@
 //! One parser for each kind of value. An error says what is wrong and what would do.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use dtun_client::{BypassSource, BypassWord, NotABypass, RouteWhat};
 use dtun_server::Pool6;
 use dtun_shared::dtls::{CipherSuite, MAX_PLAINTEXT};
+use dtun_shared::leaving::Bind;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::flags::{Fallback, Networks};
@@ -173,7 +174,7 @@ pub(super) fn networks(text: &str) -> Result<Networks, String> {
     {
         let net: IpNet = part.parse().map_err(|_| {
             let whole = if part.contains(':') { 128 } else { 32 };
-            match part.parse::<std::net::IpAddr>() {
+            match part.parse::<IpAddr>() {
                 Ok(_) => format!("{part} has no prefix length: {part}/{whole} for the one address"),
                 Err(_) => format!("{part:?} is not a network such as 192.168.1.0/24"),
             }
@@ -243,6 +244,19 @@ pub(super) fn rule_pref(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|pref| (1..=32_750).contains(pref))
         .ok_or_else(|| "not a number from 1 to 32750: sixteen rules begin there".to_owned())
+}
+
+/// An address, or the device of an uplink.
+pub(super) fn bind(text: &str) -> Result<Bind, String> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return if ip.is_unspecified() || ip.is_multicast() {
+            Err("not an address of this machine, nor one of its devices".to_owned())
+        } else {
+            Ok(Bind::Address(ip.to_canonical()))
+        };
+    }
+
+    device(text).map(Bind::Device)
 }
 
 /// What the kernel takes as a device's name, without its `%d`.

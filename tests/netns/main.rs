@@ -32,6 +32,7 @@ mod interop;
 mod leases;
 mod lossy;
 mod mtu;
+mod outside;
 mod peernets;
 mod picture;
 mod policy;

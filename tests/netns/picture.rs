@@ -198,6 +198,11 @@ pub(crate) struct Picture {
 
 impl Picture {
     pub(crate) fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// With a hub that has these flags.
+    pub(crate) fn with(hub: &[&str]) -> Self {
         let network = Network::new();
         let host = network.host(1);
         let www = Netns::new("www");
@@ -220,7 +225,7 @@ impl Picture {
         fs::write(scratch.path("list"), list).unwrap();
 
         Self {
-            hub: Hub::start_on(host, &[]),
+            hub: Hub::start_on(host, hub),
             www,
             direct,
             network,
@@ -263,6 +268,11 @@ impl Picture {
     /// Gives the hub another address, and its name that too.
     pub(crate) fn move_hub(&self, laptop: &Host) {
         laptop.etc("hosts", "198.18.1.77 198.18.1.77 hub.example\n");
+        self.move_hub_silently();
+    }
+
+    /// Gives the hub another address that no file knows.
+    pub(crate) fn move_hub_silently(&self) {
         let hub = &self.hub.host;
         hub.ip("addr del 198.18.1.2/24 dev uplink");
         hub.ip("addr add 198.18.1.77/24 dev uplink");

@@ -50,7 +50,7 @@ impl Spoke {
     pub(super) async fn round(&mut self) -> Outcome {
         self.network = self.look_around().await;
         let mut round = Round::new(self.credentials());
-        let mut resolving = Box::pin(resolve(self.config.connect.clone()));
+        let mut resolving = Box::pin(resolve(self.config.connect.clone(), self.outside()));
         let (mut resolved, mut is_stale) = (false, false);
         let mut failures = Vec::new();
         let (mut grace, mut late) = (Box::pin(sleep(GRACE)), Box::pin(sleep(LATE)));
@@ -70,7 +70,13 @@ impl Spoke {
                 Meanwhile::Changed => return Outcome::Again,
             };
             match step {
-                Step::Resolved(Ok(addrs)) => {
+                Step::Resolved(Ok(addrs)) if !addrs.iter().any(|addr| self.reaches(*addr)) => {
+                    let name = self.config.connect.clone();
+                    let error = ResolveError::OtherFamily;
+                    return Outcome::Failed(Report::Unresolved { name, error });
+                }
+                Step::Resolved(Ok(mut addrs)) => {
+                    addrs.retain(|addr| self.reaches(*addr));
                     tracing::debug!(?addrs, "resolved");
                     resolved = true;
                     has_grace = false;
@@ -113,6 +119,11 @@ impl Spoke {
                 return Outcome::Failed(self.with_name(report, !is_stale));
             }
         }
+    }
+
+    /// Whether our datagrams can leave for that address as the user wants.
+    fn reaches(&self, hub: SocketAddr) -> bool {
+        self.steering.leaving().reaches(hub.ip())
     }
 
     /// Both reports of a round say the same of the name, so that neither is news.
@@ -251,7 +262,8 @@ impl Spoke {
     /// The same for the questions of the resolver, unless the user wants all
     /// to stay in the tunnel. True when there was something to take away.
     async fn clear_way_to_resolver(&mut self) -> bool {
-        if self.config.fallback.is_none() {
+        // Marked, our own questions go past the tunnel.
+        if self.config.fallback.is_none() || self.steering.leaving().mark.is_some() {
             return false;
         }
         for ip in name_servers() {

@@ -118,6 +118,13 @@ impl Netlink {
         request
             .attributes
             .push(RouteAttribute::Destination(destination.into()));
+        // The kernel wants a source's length said, though it is always whole.
+        if how
+            .iter()
+            .any(|how| matches!(how, RouteAttribute::Source(_)))
+        {
+            request.header.source_prefix_length = request.header.destination_prefix_length;
+        }
         request.attributes.extend(how);
 
         let found = self.handle.route().get(request).execute().try_next().await;

@@ -1,0 +1,236 @@
+//! Asks the machine's name servers past the tunnel: what all programs use may
+//! ask through it, and it may be dead.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::time::Duration;
+
+use dtun_shared::leaving::Leaving;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::message::{Kind, Question};
+use crate::hint::random;
+
+/// The name servers of the machine's uplinks.
+#[derive(Debug, Default)]
+pub(crate) struct NameServers {
+    /// As of the last time that there were any.
+    known: Vec<SocketAddr>,
+}
+
+impl NameServers {
+    /// Looks at what the machine uses now, but for those of the tunnel.
+    pub(crate) fn look(&mut self, of_tunnel: &[IpAddr]) -> Vec<SocketAddr> {
+        let mut found = Vec::new();
+        for file in FILES {
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            for server in servers(&text) {
+                let is_ours = of_tunnel.contains(&server.ip()) || STUBS.contains(&server.ip());
+                if !is_ours && !found.contains(&server) {
+                    found.push(server);
+                }
+            }
+        }
+        if !found.is_empty() {
+            found.truncate(MOST);
+            self.known = found;
+        }
+
+        self.known.clone()
+    }
+}
+
+/// The addresses of a host; the first server that knows any is believed. Waits
+/// for ever where none does.
+pub(super) async fn ask(
+    host: &str,
+    servers: Vec<SocketAddr>,
+    leaving: &Leaving,
+) -> BTreeSet<IpAddr> {
+    let mut asked = JoinSet::new();
+    for server in servers {
+        if !leaving.reaches(server.ip()) {
+            continue;
+        }
+        let (host, leaving) = (host.to_owned(), leaving.clone());
+        asked.spawn(async move { ask_one(&host, server, &leaving).await });
+    }
+    while let Some(answer) = asked.join_next().await {
+        match answer {
+            Ok(Ok(found)) if !found.is_empty() => return found,
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a name server was not asked"),
+            Err(error) => tracing::debug!(%error, "a name server was not asked"),
+        }
+    }
+
+    std::future::pending().await
+}
+
+/// Asks again and again; an empty answer says that there is no such host.
+async fn ask_one(
+    host: &str,
+    server: SocketAddr,
+    leaving: &Leaving,
+) -> io::Result<BTreeSet<IpAddr>> {
+    let question = |kind| Question::new(random() as u16, host, kind);
+    let (Some(four), Some(six)) = (question(Kind::A), question(Kind::Aaaa)) else {
+        return Ok(BTreeSet::new());
+    };
+    let socket = connect(server, leaving)?;
+    let mut waiting = vec![four, six];
+    let mut found = BTreeSet::new();
+    let mut buf = [0; DATAGRAM];
+
+    loop {
+        for question in &waiting {
+            socket.send(&question.emit()).await?;
+        }
+        let receive = async {
+            while !waiting.is_empty() {
+                let len = socket.recv(&mut buf).await?;
+                waiting.retain(|question| match question.answer(&buf[..len]) {
+                    Some(addresses) => {
+                        found.extend(addresses);
+                        false
+                    }
+                    None => true,
+                });
+            }
+            io::Result::Ok(())
+        };
+        match timeout(AGAIN, receive).await {
+            Ok(Ok(())) => return Ok(found),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                sleep(AGAIN).await;
+            }
+            Ok(Err(error)) => return Err(error),
+            // One family is enough to dial with.
+            Err(_) if !found.is_empty() => return Ok(found),
+            Err(_) => {}
+        }
+    }
+}
+
+fn connect(server: SocketAddr, leaving: &Leaving) -> io::Result<UdpSocket> {
+    let domain = Domain::for_address(server);
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    leaving.apply(&socket)?;
+    socket.connect(&SockAddr::from(server))?;
+
+    UdpSocket::from_std(socket.into())
+}
+
+/// Those of a resolv.conf, a link-local one with its link.
+fn servers(resolv_conf: &str) -> Vec<SocketAddr> {
+    resolv_conf
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"))
+        .filter_map(|rest| rest.split_whitespace().next())
+        .filter(|text| is_address(text))
+        .filter_map(|text| (text, PORT).to_socket_addrs().ok()?.next())
+        .collect()
+}
+
+/// Whether the system's resolver takes a text for an address, and asks nobody.
+fn is_address(text: &str) -> bool {
+    let address = text.split_once('%').map_or(text, |(address, _)| address);
+
+    address.parse::<IpAddr>().is_ok()
+}
+
+/// Who forwards to others says here to whom: systemd-resolved, NetworkManager.
+const FILES: [&str; 3] = [
+    "/run/systemd/resolve/resolv.conf",
+    "/run/NetworkManager/no-stub-resolv.conf",
+    "/etc/resolv.conf",
+];
+
+/// systemd-resolved's own, which asks through the tunnel.
+const STUBS: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 53)),
+    IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 54)),
+];
+
+/// Servers that are asked at once.
+const MOST: usize = 4;
+
+const PORT: u16 = 53;
+
+/// Longer answers are cut by the server (RFC 1035, section 4.2.1); some do not.
+const DATAGRAM: usize = 1500;
+
+const AGAIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_are_read_with_their_links() {
+        let found = servers(
+            "nameserver 192.0.2.53 # lan\nsearch lan\nnameserver fe80::1%lo\n\
+             nameserver\nnameserver ns.example\n",
+        );
+
+        let expected = ["192.0.2.53:53", "[fe80::1%1]:53"];
+        assert_eq!(
+            found,
+            expected.map(|text| text.parse::<SocketAddr>().unwrap())
+        );
+    }
+
+    /// A server that knows one address, and whoever asks it.
+    async fn answered(kind: u16, value: &[u8]) -> BTreeSet<IpAddr> {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let addr = server.local_addr().unwrap();
+        let value = value.to_vec();
+        let task = tokio::spawn(async move {
+            let mut buf = [0; 512];
+            // The first question of each kind is lost.
+            let mut lost = 0;
+            loop {
+                let (len, peer) = server.recv_from(&mut buf).await.unwrap();
+                lost += 1;
+                if lost <= 2 {
+                    continue;
+                }
+                let mut answer = buf[..len].to_vec();
+                answer[2..4].copy_from_slice(&[0x81, 0x80]);
+                if answer[len - 3] == kind as u8 {
+                    answer[7] = 1;
+                    answer.extend(b"\xc0\x0c\0");
+                    answer.push(kind as u8);
+                    answer.extend(b"\0\x01\0\0\0\x3c\0");
+                    answer.push(value.len() as u8);
+                    answer.extend(&value);
+                }
+                server.send_to(&answer, peer).await.unwrap();
+            }
+        });
+        let found = timeout(
+            Duration::from_secs(10),
+            ask("vpn.example", vec![addr], &Leaving::default()),
+        )
+        .await
+        .unwrap();
+        task.abort();
+
+        found
+    }
+
+    #[tokio::test]
+    async fn a_host_is_found_though_datagrams_are_lost() {
+        assert_eq!(
+            answered(1, &[192, 0, 2, 7]).await,
+            BTreeSet::from(["192.0.2.7".parse().unwrap()])
+        );
+        let six: IpAddr = "2001:db8::7".parse().unwrap();
+        let IpAddr::V6(ip) = six else { unreachable!() };
+        assert_eq!(answered(28, &ip.octets()).await, BTreeSet::from([six]));
+    }
+}

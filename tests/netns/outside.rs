@@ -1,0 +1,217 @@
+//! The program's own datagrams outside the tunnel: marks, uplinks, and the
+//! question for the hub's name.
+
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::daemon::Daemon;
+use crate::namespace::Netns;
+use crate::network::connect;
+use crate::picture::{HUB_AT_WWW4, HUB_AT_WWW6, PATIENCE, Picture, WWW4, WWW6, seen};
+use crate::traffic::Flow;
+use crate::watch::Watch;
+
+#[test]
+fn four_rules_as_wg_quick_sets_them_make_no_loop() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let mut spoke = picture.spoke(&laptop, &["-fwmark", "51820"]);
+    spoke.line("tunnel up");
+
+    for family in ["-4", "-6"] {
+        for line in [
+            "route add default dev dtun0 table 51820",
+            "rule add not fwmark 51820 table 51820",
+            "rule add table main suppress_prefixlength 0",
+        ] {
+            laptop.ip(&format!("{family} {line}"));
+        }
+    }
+
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+    assert_eq!(seen(&laptop, &picture.www, WWW6), HUB_AT_WWW6);
+    let flow = Flow::start(&laptop, &picture.www, WWW4);
+    flow.moves_within(PATIENCE);
+    flow.finish();
+    assert_eq!(spoke.count("tunnel down"), 0, "{}", spoke.text());
+    assert!(spoke.terminate().success());
+    assert_eq!(spoke.count("looped"), 0, "{}", spoke.text());
+}
+
+#[test]
+fn a_hub_marks_its_datagrams_too() {
+    let picture = Picture::with(&["-fwmark", "0x640000/0xff0000"]);
+    let laptop = picture.network.host(2);
+    let watch = Watch::new(&picture.hub.host, "output");
+    watch.count("marked", "udp sport 443 meta mark 0x640000", "");
+    watch.count("bare", "udp sport 443 meta mark 0", "");
+
+    let mut spoke = picture.spoke(&laptop, &["-route", "default"]);
+    spoke.line("tunnel up");
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+
+    assert!(watch.packets("marked") > 3);
+    assert_eq!(watch.packets("bare"), 0);
+}
+
+#[test]
+fn of_two_uplinks_the_one_that_was_asked_for_is_taken() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let router = &picture.network.router;
+    connect(router, "radio", &laptop, "wlan0");
+    router.ip("addr add 198.18.9.1/24 dev radio");
+    laptop.ip("addr add 198.18.9.2/24 dev wlan0");
+    laptop.ip("route add default via 198.18.9.1 metric 600");
+
+    for bind in ["wlan0", "198.18.9.2"] {
+        // An address alone does not choose the way; the owner's rule does.
+        if bind != "wlan0" {
+            laptop.ip("route add default via 198.18.9.1 table 9");
+            laptop.ip("rule add pref 90 from 198.18.9.2 table 9");
+        }
+        let watch = Watch::new(&laptop, "output");
+        watch.count("cable", "udp dport 443 oifname uplink", "");
+        watch.count("radio", "udp dport 443 oifname wlan0", "");
+
+        let mut spoke = picture.spoke(&laptop, &["-route", "default", "-bind", bind]);
+        spoke.line("tunnel up");
+        assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+        assert!(spoke.terminate().success());
+
+        assert!(watch.packets("radio") > 3, "-bind {bind}");
+        assert_eq!(watch.packets("cable"), 0, "-bind {bind}");
+        laptop.run("nft delete table inet watch");
+    }
+}
+
+#[test]
+fn a_hub_that_moved_is_found_while_the_tunnel_is_dead() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let resolver = picture.network.host(4);
+    let names = Names::serve(&resolver, "hub.example", Ipv4Addr::new(198, 18, 1, 2));
+    laptop.etc("resolv.conf", &format!("nameserver {}\n", resolver.ip4()));
+    let mut spoke = Daemon::dtun(
+        &laptop,
+        &[
+            "-key",
+            "foo",
+            "-connect",
+            "hub.example:443",
+            "-id",
+            "laptop",
+            "-keepalive",
+            "1s",
+            "-route",
+            "default",
+            "-fallback",
+            "never",
+        ],
+    );
+    spoke.line("tunnel up");
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+
+    names.set(Ipv4Addr::new(198, 18, 1, 77));
+    picture.move_hub_silently();
+    spoke.line("tunnel down");
+    let line = spoke.line_within("tunnel up", PATIENCE);
+
+    assert!(line.contains("hub=198.18.1.77:443"), "{line}");
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+    assert!(names.asked_by(laptop.ip4()));
+}
+
+/// A name server that knows one name.
+struct Names {
+    state: Arc<State>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct State {
+    name: String,
+    address: Mutex<Ipv4Addr>,
+    askers: Mutex<Vec<IpAddr>>,
+    done: AtomicBool,
+}
+
+impl Names {
+    fn serve(netns: &Netns, name: &str, address: Ipv4Addr) -> Self {
+        let socket = netns.enter(|| UdpSocket::bind("0.0.0.0:53").unwrap());
+        socket
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        let state = Arc::new(State {
+            name: name.to_owned(),
+            address: Mutex::new(address),
+            askers: Mutex::default(),
+            done: AtomicBool::new(false),
+        });
+        let thread = Some(std::thread::spawn({
+            let state = Arc::clone(&state);
+            move || state.run(&socket)
+        }));
+
+        Self { state, thread }
+    }
+
+    fn set(&self, address: Ipv4Addr) {
+        *self.state.address.lock().unwrap() = address;
+    }
+
+    fn asked_by(&self, ip: Ipv4Addr) -> bool {
+        self.state.askers.lock().unwrap().contains(&ip.into())
+    }
+}
+
+impl State {
+    fn run(&self, socket: &UdpSocket) {
+        let mut buf = [0; 512];
+        while !self.done.load(Ordering::Relaxed) {
+            let Ok((len, peer)) = socket.recv_from(&mut buf) else {
+                continue;
+            };
+            self.askers.lock().unwrap().push(peer.ip());
+            socket.send_to(&self.answer(&buf[..len]), peer).unwrap();
+        }
+    }
+
+    fn answer(&self, question: &[u8]) -> Vec<u8> {
+        let mut body: Vec<u8> = self.name.split('.').flat_map(label).collect();
+        body.extend([0, 0]);
+        let (is_known, is_four) = (
+            question[12..].starts_with(&body),
+            question.get(12 + body.len()) == Some(&1),
+        );
+
+        // The additional record of a question is not repeated.
+        let mut answer = question[..12 + body.len() + 3].to_vec();
+        answer[2..4].copy_from_slice(&[0x81, if is_known { 0x80 } else { 0x83 }]);
+        answer[6..12].fill(0);
+        if is_known && is_four {
+            answer[7] = 1;
+            answer.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\0\0\x04");
+            answer.extend(self.address.lock().unwrap().octets());
+        }
+
+        answer
+    }
+}
+
+fn label(text: &str) -> impl Iterator<Item = u8> {
+    std::iter::once(text.len() as u8).chain(text.bytes())
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        self.state.done.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            eprintln!("the name server panicked");
+        }
+    }
+}
