@@ -41,7 +41,18 @@ pub(crate) enum Order {
     Version,
     Hub(Box<HubConfig>),
     Spoke(Box<SpokeConfig>),
-    Routes { action: Action, file: PathBuf },
+    Routes {
+        action: Action,
+        file: PathBuf,
+    },
+    /// Undo what spokes that were killed have left.
+    Clean {
+        state: Option<PathBuf>,
+    },
+    /// Undo what this record says when the process is over that holds our input.
+    Guard {
+        record: PathBuf,
+    },
 }
 
 /// Reads the arguments that follow the program's name, and the environment.
@@ -52,6 +63,9 @@ pub(crate) fn parse(
     let args: Vec<OsString> = args.into_iter().collect();
     if args.first().is_some_and(|first| first == "routes") {
         return routes(&args[1..]);
+    }
+    if args.first().is_some_and(|first| first == "clean") {
+        return clean(&args[1..], &env);
     }
 
     let mut command = Flags::command();
@@ -142,6 +156,7 @@ fn serve(
         bind: flags.bind,
         table: flags.table,
         rule_pref: flags.rule_pref,
+        dns: flags.dns.unwrap_or_default().0,
     })))
 }
 
@@ -168,6 +183,29 @@ fn routes(args: &[OsString]) -> Result<Invocation, Usage> {
             file: file.into(),
         },
         log: log::Options::default(),
+        warnings: Vec::new(),
+    })
+}
+
+/// `dtun clean`, for a unit's `ExecStopPost`, and the form of it in which a
+/// spoke starts the guard of its resolvers.
+fn clean(args: &[OsString], env: &impl Fn(&str) -> Option<OsString>) -> Result<Invocation, Usage> {
+    let order = match args {
+        [] => Order::Clean {
+            state: state_directory(env),
+        },
+        [flag, state] if flag == "-state" || flag == "--state" => Order::Clean {
+            state: Some(state.into()),
+        },
+        [flag, record] if flag == "-when-over" => Order::Guard {
+            record: record.into(),
+        },
+        _ => return Err(Usage::new("clean", "use: dtun clean [-state DIR]")),
+    };
+
+    Ok(Invocation {
+        order,
+        log: log::Options::new(log::Format::Text, false, env),
         warnings: Vec::new(),
     })
 }

@@ -20,7 +20,13 @@ fn main() -> ExitCode {
     };
 
     asked.log.init();
-    match run(asked) {
+    // It waits for hours, and needs no threads for that.
+    let done = if let Order::Guard { record } = &asked.order {
+        dtun_client::guard(record)
+    } else {
+        run(asked)
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -47,6 +53,11 @@ async fn run(asked: Invocation) -> anyhow::Result<()> {
             dtun_client::run(*config, async { _ = stop.await }).await
         }
         Order::Routes { action, file } => routes::run(action, &file).await,
+        Order::Clean { state } => {
+            dtun_client::clean(state.as_deref());
+            Ok(())
+        }
+        Order::Guard { record } => dtun_client::guard(&record),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a spoke is told.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,4 +55,7 @@ pub struct SpokeConfig {
     /// The first of sixteen preferences of rules that are ours; none for the
     /// default.
     pub rule_pref: Option<u32>,
+    /// The machine's resolvers for the time of the tunnel; none to leave them
+    /// as they are.
+    pub dns: Vec<IpAddr>,
 }

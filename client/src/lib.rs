@@ -6,9 +6,11 @@ mod backoff;
 mod clash;
 mod config;
 pub mod dial;
+mod dns;
 mod hint;
 mod hooks;
 mod liveness;
+mod repairs;
 mod report;
 mod resolve;
 mod routes;
@@ -20,5 +22,6 @@ mod tunnel;
 mod uplink;
 
 pub use config::SpokeConfig;
+pub use dns::{clean, guard};
 pub use routes::{BypassSource, BypassWord, NotABypass, RouteWhat};
 pub use spoke::run;

@@ -105,13 +105,6 @@ fn look_up(connect: &str) -> io::Result<std::vec::IntoIter<SocketAddr>> {
     }
 }
 
-/// The name servers that this machine asks itself.
-pub(crate) fn name_servers() -> Vec<IpAddr> {
-    std::fs::read_to_string("/etc/resolv.conf")
-        .map(|text| name_servers_in(&text))
-        .unwrap_or_default()
-}
-
 /// Why a name has no address.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResolveError {
@@ -123,15 +116,6 @@ pub(crate) enum ResolveError {
     Nothing,
     #[error("no address of the family of -bind")]
     OtherFamily,
-}
-
-fn name_servers_in(resolv_conf: &str) -> Vec<IpAddr> {
-    resolv_conf
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver"))
-        .filter_map(|rest| rest.split_whitespace().next())
-        .filter_map(|text| text.split('%').next()?.parse().ok())
-        .collect()
 }
 
 fn canonical(addr: SocketAddr) -> SocketAddr {
@@ -169,15 +153,5 @@ mod tests {
         let addrs = resolve("[fe80::1%lo]:443".to_owned(), None).await.unwrap();
 
         assert_eq!(addrs, ["[fe80::1%1]:443".parse::<SocketAddr>().unwrap()]);
-    }
-
-    #[test]
-    fn name_servers_are_read_as_the_system_reads_them() {
-        let text = "# local\nnameserver 192.0.2.53\nsearch lan\nnameserver fe80::1%eth0 # router\nnameserver\n";
-
-        assert_eq!(
-            name_servers_in(text),
-            ["192.0.2.53", "fe80::1"].map(|ip| ip.parse::<IpAddr>().unwrap())
-        );
     }
 }

@@ -5,9 +5,8 @@
 //! counts is put up last and taken down first, so that a process that dies in
 //! between leaves nothing that holds traffic up.
 
-mod repairs;
-
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,8 +17,9 @@ use dtun_shared::mark::Mark;
 use dtun_shared::meta::Addresses;
 
 use crate::config::SpokeConfig;
+use crate::dns::Resolvers;
+use crate::repairs::Repairs;
 use crate::routes::{BypassSource, NotRouted, Place, Plan, RouteWhat, Routes};
-use repairs::Repairs;
 
 /// Rules, firewall and resolvers of the tunnel.
 #[derive(Debug)]
@@ -30,6 +30,9 @@ pub(crate) struct Steering {
     source: Option<BypassSource>,
     /// Under watch since the list was read first.
     files: Option<Files>,
+    resolvers: Resolvers,
+    /// Whom the machine is to ask by the tunnel; none to leave that alone.
+    dns: Vec<IpAddr>,
     /// The tunnel that is to be steered into; none while it is down.
     lease: Option<Lease>,
     due: Option<Instant>,
@@ -74,7 +77,7 @@ impl Steering {
             let plan = Plan {
                 what,
                 mark,
-                dns: Vec::new(),
+                dns: config.dns.clone(),
             };
             Routes::new(netlink.clone(), plan, place)
         });
@@ -88,12 +91,19 @@ impl Steering {
             routes,
             source: config.bypass.clone(),
             files: None,
+            resolvers: Resolvers::new(config.state.as_deref()),
+            dns: config.dns.clone(),
             lease: None,
             due: None,
             look: Look::default(),
-            repairs: Repairs::default(),
+            repairs: Repairs::of("rules or routes"),
             told: None,
         }
+    }
+
+    /// Whom the machine asks without the tunnel.
+    pub(crate) fn name_servers(&self) -> Vec<IpAddr> {
+        self.resolvers.before()
     }
 
     /// How our own datagrams leave the machine.
@@ -120,12 +130,17 @@ impl Steering {
         {
             tracing::warn!("{error}");
         }
+        self.resolvers.clean_up().await;
     }
 
     /// Puts everything up for a session, or brings it up to date.
     pub(crate) async fn stand(&mut self, lease: Lease) {
+        let (device, index) = (lease.device.clone(), lease.index);
         self.lease = Some(lease);
         self.read_list();
+        if !self.dns.is_empty() {
+            self.resolvers.set(&device, index, &self.dns).await;
+        }
         self.put_up().await;
     }
 
@@ -135,6 +150,7 @@ impl Steering {
         self.due = None;
         self.look = Look::default();
         self.take_down().await;
+        self.resolvers.restore().await;
     }
 
     /// Leaves nothing behind.

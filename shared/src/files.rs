@@ -2,7 +2,8 @@
 //!
 //! Editors and package managers write a new file and move it over the old
 //! one, so it is the directory that is watched, and that of what a symbolic
-//! link leads to.
+//! link leads to. A file that is a mount is written where another directory
+//! has it, so it is watched itself as well.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -40,6 +41,10 @@ impl Files {
                 };
                 sys::inotify::watch(&inotify, &directory)?;
                 watched.push(path.to_owned());
+            }
+            if let Some(file) = leads_to {
+                let file = CString::new(file.as_os_str().as_bytes())?;
+                sys::inotify::watch(&inotify, &file)?;
             }
         }
 
@@ -79,7 +84,9 @@ impl Files {
                 path.file_name().map(OsStr::as_bytes) == name
                     && (mask & libc::IN_CREATE == 0 || path.is_symlink())
             };
-            if mask & libc::IN_Q_OVERFLOW != 0 || self.paths.iter().any(concerns) {
+            let is_of_file = len == 0 && mask & libc::IN_CLOSE_WRITE != 0;
+            let is_lost = mask & libc::IN_Q_OVERFLOW != 0;
+            if is_of_file || is_lost || self.paths.iter().any(concerns) {
                 return true;
             }
             events = &rest[len..];

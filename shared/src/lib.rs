@@ -22,6 +22,7 @@ pub mod packet;
 pub mod pmtu;
 pub mod record;
 pub mod replay;
+pub mod signal;
 pub mod sleep;
 pub mod status;
 mod sys;

@@ -1,7 +1,7 @@
 //! The flags, as clap sees them. What they mean to a user stands in `help.txt`.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ pub(super) struct Flags {
     pub(super) table: Option<u32>,
     #[arg(long, value_parser = value::rule_pref)]
     pub(super) rule_pref: Option<u32>,
+    #[arg(long, value_parser = value::resolvers)]
+    pub(super) dns: Option<Resolvers>,
 
     #[arg(long)]
     pub(super) fwmark: Option<Mark>,
@@ -118,6 +120,7 @@ impl Flags {
                 ("bind", self.bind.is_some()),
                 ("table", self.table.is_some()),
                 ("rule-pref", self.rule_pref.is_some()),
+                ("dns", self.dns.is_some()),
             ]
         };
 
@@ -146,3 +149,7 @@ pub(super) struct Fallback(pub(super) Option<Duration>);
 /// Without host bits, each once, in the order given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Networks(pub(super) Vec<IpNet>);
+
+/// Each once, in the order in which they are to be asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Resolvers(pub(super) Vec<IpAddr>);

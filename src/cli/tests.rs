@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use dtun_client::RouteWhat;
 use dtun_shared::leaving::Bind;
 use proptest::prelude::*;
@@ -524,6 +526,55 @@ fn routes_that_cannot_be_are_refused_with_the_fix() {
     ] {
         assert_eq!(refused(&format!("{SPOKE} {flags}")), line);
     }
+}
+
+#[test]
+fn resolvers_are_addresses_and_at_most_three() {
+    let config = spoke(&format!("{SPOKE} -dns 10.0.0.1,fc00::1,10.0.0.1"));
+    assert_eq!(
+        config.dns,
+        ["10.0.0.1", "fc00::1"].map(|ip| ip.parse::<IpAddr>().unwrap())
+    );
+    assert!(spoke(SPOKE).dns.is_empty());
+
+    for (text, error) in [
+        (
+            "one.one",
+            "-dns one.one: \"one.one\" is not an address such as 1.1.1.1",
+        ),
+        (
+            "0.0.0.0",
+            "-dns 0.0.0.0: 0.0.0.0 is nobody's address: give one such as 1.1.1.1",
+        ),
+        (
+            ",",
+            "-dns ,: empty: give an address such as 1.1.1.1, or leave the flag out",
+        ),
+        (
+            "1.1.1.1,1.0.0.1,8.8.8.8,8.8.4.4",
+            "-dns 1.1.1.1,1.0.0.1,8.8.8.8,8.8.4.4: 4 addresses: the C library asks the first 3 at most",
+        ),
+    ] {
+        assert_eq!(refused(&format!("{SPOKE} -dns {text}")), error);
+    }
+}
+
+#[test]
+fn clean_takes_a_state_or_the_units() {
+    let state = |line: &str| {
+        let Order::Clean { state } = parsed(line).unwrap().order else {
+            panic!("{line} is another order");
+        };
+        state
+    };
+
+    assert_eq!(state("clean"), None);
+    assert_eq!(state("clean -state /x"), Some("/x".into()));
+    assert!(matches!(
+        parsed("clean -when-over /x").unwrap().order,
+        Order::Guard { .. }
+    ));
+    assert_eq!(refused("clean /x"), "clean: use: dtun clean [-state DIR]");
 }
 
 const SPOKE: &str = "-connect vpn.example.com:443 -key foo";

@@ -11,7 +11,7 @@ use dtun_shared::dtls::{CipherSuite, MAX_PLAINTEXT};
 use dtun_shared::leaving::Bind;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::flags::{Fallback, Networks};
+use super::flags::{Fallback, Networks, Resolvers};
 use crate::log::Format;
 
 /// As Go's `strconv.ParseBool` has it.
@@ -259,6 +259,38 @@ pub(super) fn bind(text: &str) -> Result<Bind, String> {
     device(text).map(Bind::Device)
 }
 
+pub(super) fn resolvers(text: &str) -> Result<Resolvers, String> {
+    let mut resolvers = Resolvers::default();
+    for part in text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
+        let ip: IpAddr = part
+            .parse()
+            .map_err(|_| format!("{part:?} is not an address such as 1.1.1.1"))?;
+        if ip.is_unspecified() || ip.is_multicast() {
+            return Err(format!(
+                "{part} is nobody's address: give one such as 1.1.1.1"
+            ));
+        }
+        if !resolvers.0.contains(&ip) {
+            resolvers.0.push(ip);
+        }
+    }
+    if resolvers.0.is_empty() {
+        return Err("empty: give an address such as 1.1.1.1, or leave the flag out".to_owned());
+    }
+    if resolvers.0.len() > RESOLVERS {
+        return Err(format!(
+            "{} addresses: the C library asks the first {RESOLVERS} at most",
+            resolvers.0.len()
+        ));
+    }
+
+    Ok(resolvers)
+}
+
 /// What the kernel takes as a device's name, without its `%d`.
 pub(super) fn device(text: &str) -> Result<String, String> {
     let refused = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
@@ -375,6 +407,9 @@ fn absolute(text: &str, missing: &str) -> Result<PathBuf, String> {
 
     std::path::absolute(text).map_err(|error| error.to_string())
 }
+
+/// `MAXNS` in resolv.h.
+const RESOLVERS: usize = 3;
 
 /// A meta has at most 1,200 bytes; the rest of it needs less than a hundred.
 const PEERNET: usize = 1100;

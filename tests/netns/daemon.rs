@@ -102,6 +102,11 @@ impl Daemon {
         self.log.lines.lock().unwrap().join("\n")
     }
 
+    /// The program's process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         // `ip netns exec` becomes the program, so the child's id is the program's.
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();

@@ -16,6 +16,7 @@ mod namespace;
 mod network;
 mod nobody;
 mod relay;
+mod resolver;
 mod scratch;
 mod traffic;
 mod tunnel;
@@ -24,6 +25,7 @@ mod watch;
 
 mod bypass_set;
 mod carry;
+mod dns;
 mod ecn;
 mod errors;
 mod forged;

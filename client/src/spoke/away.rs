@@ -14,7 +14,7 @@ use super::Spoke;
 use super::routing::near;
 use crate::attempt::{Failure, Round};
 use crate::report::Report;
-use crate::resolve::{ResolveError, name_servers, resolve};
+use crate::resolve::{ResolveError, resolve};
 use crate::session::Pulse;
 use crate::uplink::{Network, Way, way_to};
 
@@ -266,7 +266,7 @@ impl Spoke {
         if self.config.fallback.is_none() || self.steering.leaving().mark.is_some() {
             return false;
         }
-        for ip in name_servers() {
+        for ip in self.steering.name_servers() {
             // The system's resolver bears no mark.
             let leaving = Leaving::default();
             let way = way_to(&self.netlink, ip, self.tun_index(), &leaving).await;
@@ -277,7 +277,8 @@ impl Spoke {
             }
         }
         // A resolver on this machine asks others that we do not know of.
-        let is_local = name_servers().iter().any(|ip| ip.is_loopback());
+        let mut servers = self.steering.name_servers().into_iter();
+        let is_local = servers.any(|ip| ip.is_loopback());
         if is_local && self.routes_anything().await {
             self.withdraw_routes("the name server may be routed into the tunnel")
                 .await;

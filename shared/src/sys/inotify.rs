@@ -16,13 +16,11 @@ pub(crate) fn open() -> io::Result<OwnedFd> {
 }
 
 /// Tells from now on what is written to its end, made, and moved into a
-/// directory.
-pub(crate) fn watch(inotify: impl AsFd, directory: &CStr) -> io::Result<()> {
-    let mask = libc::IN_CLOSE_WRITE | libc::IN_CREATE | libc::IN_MOVED_TO | libc::IN_ONLYDIR;
+/// directory; of a file only that it is written to its end.
+pub(crate) fn watch(inotify: impl AsFd, path: &CStr) -> io::Result<()> {
+    let mask = libc::IN_CLOSE_WRITE | libc::IN_CREATE | libc::IN_MOVED_TO;
     // SAFETY: the path ends with a zero byte and lives through the call.
-    check(unsafe {
-        libc::inotify_add_watch(inotify.as_fd().as_raw_fd(), directory.as_ptr(), mask)
-    })?;
+    check(unsafe { libc::inotify_add_watch(inotify.as_fd().as_raw_fd(), path.as_ptr(), mask) })?;
 
     Ok(())
 }

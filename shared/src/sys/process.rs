@@ -13,3 +13,22 @@ pub(crate) fn kill_group(leader: u32) -> io::Result<()> {
 
     Err(io::Error::last_os_error())
 }
+
+/// Ignores the signals that ask a process to end.
+pub(crate) fn ignore_requests_to_end() -> io::Result<()> {
+    let signals = [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGTERM,
+        libc::SIGUSR1,
+    ];
+    for signal in signals {
+        // SAFETY: `SIG_IGN` runs no code of ours.
+        if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+
+    Ok(())
+}

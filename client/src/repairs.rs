@@ -5,16 +5,27 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The repairs of the last minute.
-#[derive(Debug, Default)]
-pub(super) struct Repairs {
+#[derive(Debug)]
+pub(crate) struct Repairs {
+    /// Things of the tunnel's, for people.
+    what: &'static str,
     made: VecDeque<Instant>,
     told: bool,
     not_before: Option<Instant>,
 }
 
 impl Repairs {
+    pub(crate) fn of(what: &'static str) -> Self {
+        Self {
+            what,
+            made: VecDeque::new(),
+            told: false,
+            not_before: None,
+        }
+    }
+
     /// Notes a repair; returns how long to wait with the next.
-    pub(super) fn made(&mut self, now: Instant) -> Duration {
+    pub(crate) fn made(&mut self, now: Instant) -> Duration {
         self.made.push_back(now);
         while self.made.front().is_some_and(|at| now - *at > WINDOW) {
             self.made.pop_front();
@@ -26,8 +37,9 @@ impl Repairs {
         }
         if !std::mem::replace(&mut self.told, true) {
             tracing::warn!(
-                "another program removes the tunnel's rules or routes again and again: \
+                "another program changes the tunnel's {} again and again: \
                  they are put back every {} s",
+                self.what,
                 SLOW.as_secs()
             );
         }
@@ -37,7 +49,7 @@ impl Repairs {
     }
 
     /// When the next one may be made.
-    pub(super) fn not_before(&self) -> Option<Instant> {
+    pub(crate) fn not_before(&self) -> Option<Instant> {
         self.not_before
     }
 }
@@ -54,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_few_repairs_are_made_at_once_and_a_quarrel_is_slow_until_it_ends() {
-        let mut repairs = Repairs::default();
+        let mut repairs = Repairs::of("routes");
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
 

@@ -1,0 +1,362 @@
+//! Sets, checks and undoes the machine's resolvers: each of it by the record
+//! on disk, so that it does not matter which process does it.
+//!
+//! Nothing here waits for anything but the disk, the lock and the programs of
+//! others: to be called where blocking does no harm.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::conf::{compose, name_servers, record_in};
+use super::file::{Held, place, remove};
+use super::guard::Guard;
+use super::places::{Places, is_stub};
+use super::programs::{self, ProgramError};
+use super::record::{self, Owner, Record, Replaced};
+
+/// What is to stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wish {
+    pub(super) device: String,
+    /// Of the device.
+    pub(super) index: u32,
+    /// In the order in which they are to be asked.
+    pub(super) servers: Vec<IpAddr>,
+}
+
+/// Why the resolvers are not as they should be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ResolversError {
+    #[error("cannot note what was there before: {0}")]
+    Record(io::Error),
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+}
+
+/// What a look at the resolvers found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Checked {
+    Stands,
+    /// Somebody had changed them; they stand again.
+    Again,
+    /// Another tunnel of ours has set its own.
+    Yielded,
+}
+
+/// Sets the resolvers by what the machine has for that, unless `revoked`; the
+/// guard undoes it when this process is gone.
+pub(super) fn set(
+    places: &Places,
+    wish: &Wish,
+    revoked: &AtomicBool,
+) -> Result<Option<Guard>, ResolversError> {
+    let _lock = places.lock();
+    if revoked.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
+
+    let mut record = Record {
+        owner: Owner::own(),
+        device: wish.device.clone(),
+        index: wish.index,
+        resolved: false,
+        resolvconf: None,
+        replaced: None,
+    };
+    let path = keep(places, &record)?;
+    let guard = places.guarded.then(|| Guard::post(&path)).flatten();
+
+    let by = stand(places, wish, &path, &mut record);
+    match &by {
+        Ok(by) => {
+            let servers: Vec<_> = wish.servers.iter().map(ToString::to_string).collect();
+            tracing::info!(servers = servers.join(","), by, "resolvers set");
+        }
+        Err(_) => undo_locked(places, &path)?,
+    }
+
+    by.map(|_| guard)
+}
+
+/// Looks whether what was set for this device still stands, and sets it again
+/// where it does not.
+pub(super) fn check(places: &Places, wish: &Wish) -> Result<Checked, ResolversError> {
+    let _lock = places.lock();
+    let Some(path) = places.own_record(&wish.device) else {
+        return Ok(Checked::Stands); // It is undone already.
+    };
+    let record = Record::load(&path).map_err(ResolversError::Record)?;
+
+    let mut checked = Checked::Stands;
+    if record.resolved && is_missing_from_resolved(places, wish) {
+        programs::set_resolved(places, &wish.device, &wish.servers)?;
+        checked = Checked::Again;
+    }
+    if let Some(name) = &record.resolvconf
+        && !is_asked_by_resolvconf(places, wish)
+    {
+        programs::set_resolvconf(places, name, &wish.servers)?;
+        checked = Checked::Again;
+    }
+    if record.replaced.is_some() {
+        let file = check_file(places, wish, &path, record)?;
+        if file != Checked::Stands {
+            checked = file;
+        }
+    }
+
+    Ok(checked)
+}
+
+/// Undoes what this process set for a device.
+pub(super) fn undo_own(places: &Places, device: &str) -> Result<(), ResolversError> {
+    let _lock = places.lock();
+
+    match places.own_record(device) {
+        Some(path) => undo_locked(places, &path),
+        None => Ok(()),
+    }
+}
+
+/// Undoes what a record says; nothing when there is none any more.
+pub(super) fn undo(places: &Places, path: &Path) -> Result<(), ResolversError> {
+    let _lock = places.lock();
+
+    undo_locked(places, path)
+}
+
+/// Undoes what processes have left that are no more.
+pub(super) fn clean_up(places: &Places) {
+    let _lock = places.lock();
+    for path in record::all(&places.records) {
+        let record = match Record::load(&path) {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "left alone");
+                continue;
+            }
+        };
+        if record.owner.is_alive() || record.owner.is_foreign() {
+            continue;
+        }
+        if let Err(error) = undo_locked(places, &path) {
+            tracing::warn!(%error, "failed to put back the resolvers that a crash left");
+        }
+    }
+    for path in record::abandoned(&places.records) {
+        if let Err(error) = remove(&path) {
+            tracing::debug!(path = %path.display(), %error, "left there");
+        }
+    }
+}
+
+/// By which means the resolvers stand.
+fn stand(
+    places: &Places,
+    wish: &Wish,
+    path: &Path,
+    record: &mut Record,
+) -> Result<&'static str, ResolversError> {
+    let is_stub_asked = places.asked().iter().any(is_stub);
+    if programs::has_resolvectl(places) && (is_stub_asked || places.asks_resolved_by_nss()) {
+        record.resolved = true;
+        keep(places, record)?;
+        match programs::set_resolved(places, &wish.device, &wish.servers) {
+            Ok(()) if is_stub_asked => return Ok("systemd-resolved"),
+            Ok(()) => {}
+            Err(error) => {
+                tracing::debug!(%error, "systemd-resolved is left out");
+                revert_resolved(places, &wish.device);
+                record.resolved = false;
+            }
+        }
+    }
+    if programs::has_resolvconf(places) {
+        let name = programs::resolvconf_name(places, &wish.device);
+        record.resolvconf = Some(name.clone());
+        keep(places, record)?;
+        match programs::set_resolvconf(places, &name, &wish.servers) {
+            Ok(()) if is_asked_by_resolvconf(places, wish) => return Ok("resolvconf"),
+            Ok(()) => tracing::debug!("resolvconf is not in charge of resolv.conf"),
+            Err(error) => tracing::debug!(%error, "resolvconf is left out"),
+        }
+        clear_resolvconf(places, &name);
+        record.resolvconf = None;
+    }
+
+    let place = place(&places.resolv_conf);
+    let before = Held::read(&place).map_err(|source| write_error(&place, source))?;
+    replace(places, wish, path, record, before)?;
+    Ok("resolv.conf")
+}
+
+/// Puts our resolv.conf in the place of `before`.
+fn replace(
+    places: &Places,
+    wish: &Wish,
+    path: &Path,
+    record: &mut Record,
+    before: Held,
+) -> Result<(), ResolversError> {
+    let place = place(&places.resolv_conf);
+    let ours = compose(path, &wish.servers, &before.content(&place));
+    let file = before.with(ours.clone());
+    record.replaced = Some(Replaced { before, ours });
+    keep(places, record)?;
+
+    put(&file, &place, path)
+}
+
+fn check_file(
+    places: &Places,
+    wish: &Wish,
+    path: &Path,
+    mut record: Record,
+) -> Result<Checked, ResolversError> {
+    let place = place(&places.resolv_conf);
+    let now = Held::read(&place).map_err(|source| write_error(&place, source))?;
+    let Some(replaced) = record.replaced.take() else {
+        return Ok(Checked::Stands);
+    };
+    if replaced.stands(&now, &place) {
+        return Ok(Checked::Stands);
+    }
+
+    let before = match record_in(&now.content(&place)) {
+        Some(other) if other != path && other.exists() => return Ok(Checked::Yielded),
+        // Of a tunnel that is no more, or ours with other servers.
+        Some(_) => replaced.before,
+        None => now,
+    };
+    replace(places, wish, path, &mut record, before)?;
+
+    Ok(Checked::Again)
+}
+
+fn undo_locked(places: &Places, path: &Path) -> Result<(), ResolversError> {
+    let record = match Record::load(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        record => record.map_err(ResolversError::Record)?,
+    };
+
+    if let Some(replaced) = &record.replaced {
+        put_back(places, path, replaced)?;
+    }
+    if let Some(name) = &record.resolvconf {
+        clear_resolvconf(places, name);
+    }
+    if record.resolved {
+        revert_resolved(places, &record.device);
+    }
+    if record.resolved || record.resolvconf.is_some() || record.replaced.is_some() {
+        tracing::info!("resolvers are as they were before the tunnel");
+    }
+
+    remove(path).map_err(ResolversError::Record)
+}
+
+/// Puts back what ours replaced, if it is ours that stands there.
+fn put_back(places: &Places, path: &Path, replaced: &Replaced) -> Result<(), ResolversError> {
+    let place = place(&places.resolv_conf);
+    let now = Held::read(&place).map_err(|source| write_error(&place, source))?;
+    if replaced.stands(&now, &place) {
+        return put(&replaced.before, &place, path);
+    }
+
+    // What was written aside and never got its place.
+    remove(&aside(&place, path)).map_err(|source| write_error(&place, source))?;
+    if now == replaced.before {
+        return Ok(());
+    }
+    match record_in(&now.content(&place)) {
+        Some(other) => bequeath(&other, replaced, &place),
+        None => {
+            tracing::info!(path = %place.display(), "somebody else has rewritten it: left as it is");
+            Ok(())
+        }
+    }
+}
+
+/// Another tunnel of ours stands in the place of this one, and would put this
+/// one's servers back at its end: it gets what was there before both.
+fn bequeath(other: &Path, replaced: &Replaced, place: &Path) -> Result<(), ResolversError> {
+    let Ok(mut record) = Record::load(other) else {
+        return Ok(());
+    };
+    let Some(heir) = &mut record.replaced else {
+        return Ok(());
+    };
+    if !replaced.stands(&heir.before, place) {
+        return Ok(());
+    }
+    heir.before = replaced.before.clone();
+
+    record.save(other).map_err(ResolversError::Record)
+}
+
+fn put(file: &Held, place: &Path, record: &Path) -> Result<(), ResolversError> {
+    file.put(place, &aside(place, record))
+        .map_err(|source| write_error(place, source))
+}
+
+/// A name beside resolv.conf that only the owner of a record uses.
+fn aside(place: &Path, record: &Path) -> PathBuf {
+    let name = record.file_name().unwrap_or_default().to_string_lossy();
+
+    place.with_file_name(format!(".resolv.conf.{name}"))
+}
+
+fn keep(places: &Places, record: &Record) -> Result<PathBuf, ResolversError> {
+    places.keep(record).map_err(ResolversError::Record)
+}
+
+/// It forgets a device that is gone by itself.
+fn revert_resolved(places: &Places, device: &str) {
+    if let Err(error) = programs::revert_resolved(places, device) {
+        tracing::debug!(%error, "systemd-resolved has nothing to forget");
+    }
+}
+
+fn clear_resolvconf(places: &Places, name: &str) {
+    if let Err(error) = programs::clear_resolvconf(places, name) {
+        tracing::debug!(%error, "resolvconf has nothing to forget");
+    }
+}
+
+/// Systemd-resolved lists the servers of all links.
+fn is_missing_from_resolved(places: &Places, wish: &Wish) -> bool {
+    std::fs::read(&places.resolved).is_ok_and(|text| {
+        let listed = name_servers(&text);
+        wish.servers.iter().any(|server| !listed.contains(server))
+    })
+}
+
+/// Whether resolv.conf has our servers first, or is resolvconf's and names a
+/// resolver on this machine, which resolvconf tells of them.
+fn is_asked_by_resolvconf(places: &Places, wish: &Wish) -> bool {
+    let asked = places.asked();
+    let is_local = asked.iter().all(IpAddr::is_loopback);
+
+    asked.first() == wish.servers.first() || (is_local && is_of_resolvconf(places))
+}
+
+fn is_of_resolvconf(places: &Places) -> bool {
+    let names_it = |text: &[u8]| String::from_utf8_lossy(text).contains("resolvconf");
+
+    match Held::read(&places.resolv_conf) {
+        Ok(Held::Link(target)) => names_it(target.as_os_str().as_encoded_bytes()),
+        Ok(Held::File { content, .. }) => names_it(&content),
+        Ok(Held::Missing) | Err(_) => false,
+    }
+}
+
+fn write_error(path: &Path, source: io::Error) -> ResolversError {
+    ResolversError::Write {
+        path: path.to_owned(),
+        source,
+    }
+}

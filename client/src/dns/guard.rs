@@ -1,0 +1,93 @@
+//! A process of our own that waits for the end of this one, whatever it is,
+//! and then undoes what a record says.
+//!
+//! It is this program, started anew, so that it has nothing of ours but one
+//! end of a pipe: the kernel closes the other with the last breath of this
+//! process. It leads a process group of its own and does not hear what asks a
+//! service to end. What kills a whole control group kills it, too: then the
+//! next start undoes it, or `dtun clean`.
+
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use dtun_shared::signal::ignore_requests_to_end;
+
+use super::change::undo;
+use super::places::Places;
+
+/// The process; it undoes the record when this is dropped.
+#[derive(Debug)]
+pub(super) struct Guard(Child);
+
+impl Guard {
+    /// Starts it. None where that fails: then a crash is mended later.
+    pub(super) fn post(record: &Path) -> Option<Self> {
+        start(record)
+            .map(Self)
+            .inspect_err(|error| {
+                tracing::warn!(%error, "after a crash the resolvers come back only with the next start");
+            })
+            .ok()
+    }
+
+    /// Lets it go and waits until it has.
+    pub(super) fn dismiss(mut self) {
+        drop(self.0.stdin.take());
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            match self.0.try_wait() {
+                Ok(None) => thread::sleep(PAUSE),
+                Ok(Some(_)) | Err(_) => return,
+            }
+        }
+        tracing::debug!("the guard of the resolvers is slow to leave");
+    }
+}
+
+/// What the guard does: waits for the end of its input, which is that of the
+/// process that started it.
+///
+/// # Errors
+///
+/// When what the record says cannot be undone.
+pub fn guard(record: &Path) -> anyhow::Result<()> {
+    ignore_requests_to_end().context("failed to ignore signals")?;
+    // Whatever ends it, the other end is closed.
+    drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
+
+    undo(&Places::system(None), record).context("failed to put back the resolvers")
+}
+
+fn start(record: &Path) -> io::Result<Child> {
+    // The file that this process runs, even where another has its name by now.
+    let child = Command::new("/proc/self/exe")
+        .arg0("dtun")
+        .args([ORDER, FLAG])
+        .arg(std::path::absolute(record)?)
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| KEPT.iter().any(|kept| name == kept)))
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()?;
+
+    Ok(child)
+}
+
+/// How the guard is told on its command line what it is.
+const ORDER: &str = "clean";
+const FLAG: &str = "-when-over";
+
+/// What it needs of the environment: not the key.
+const KEPT: [&str; 4] = ["PATH", "RUST_LOG", "NO_COLOR", "JOURNAL_STREAM"];
+
+/// It has nothing to do then but to see that.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+const PAUSE: Duration = Duration::from_millis(2);

@@ -1,0 +1,494 @@
+//! `-dns`: the machine's resolvers for the time of the tunnel.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpgid};
+
+use crate::daemon::Daemon;
+use crate::namespace::Netns;
+use crate::network::{Host, Network};
+use crate::resolver::Resolver;
+use crate::scratch::Scratch;
+use crate::tunnel::{HUB4, Hub, SOON, Spoke};
+use crate::wait::{until, until_true};
+
+const THEIRS: &str = "# of the owner\nnameserver 198.18.2.1\nsearch lan\n";
+
+const DNS: [&str; 2] = ["-dns", "10.0.0.1"];
+
+#[test]
+fn names_are_asked_by_the_tunnel_and_then_of_the_lan_again() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("resolv.conf", THEIRS);
+    let lan = Resolver::start(&network.router, host.gateway4(), [192, 0, 2, 1]);
+    assert_eq!(address_of(&host, "www.example"), "192.0.2.1");
+    let asked = lan.asked();
+
+    let mut spoke = Spoke::start_on(host, &DNS);
+    spoke.line("resolvers set servers=10.0.0.1");
+    let far = Resolver::start(&hub.host, HUB4, [203, 0, 113, 1]);
+    assert_eq!(address_of(&spoke.host, "www.example"), "203.0.113.1");
+    assert!(far.asked() > 0);
+    assert_eq!(lan.asked(), asked);
+
+    assert!(spoke.terminate().success());
+    assert_eq!(address_of(&spoke.host, "www.example"), "192.0.2.1");
+}
+
+#[test]
+fn a_resolv_conf_that_is_a_mount_is_written_in_place() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("resolv.conf", THEIRS);
+    let path = etc(&host);
+    let inode = fs::metadata(&path).unwrap().ino();
+    let machine = fs::read("/etc/resolv.conf").unwrap();
+
+    let mut spoke = Spoke::start_on(host, &DNS);
+    spoke.line("resolvers set");
+
+    assert_eq!(asked(&path), ["10.0.0.1"]);
+    assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+    assert!(spoke.terminate().success());
+    assert_eq!(fs::read_to_string(&path).unwrap(), THEIRS);
+    assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+    assert_eq!(fs::read("/etc/resolv.conf").unwrap(), machine);
+}
+
+#[test]
+fn after_a_kill_they_are_back_at_once() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("resolv.conf", THEIRS);
+    let path = etc(&host);
+    let mut spoke = Spoke::start_on(host, &DNS);
+    spoke.line("resolvers set");
+
+    spoke.kill();
+
+    until_true("their resolvers", SOON, || {
+        fs::read_to_string(&path).unwrap() == THEIRS
+    });
+    spoke.restart();
+    spoke.line("resolvers set");
+    assert_eq!(asked(&path), ["10.0.0.1"]);
+}
+
+#[test]
+fn the_guard_has_nothing_of_the_spokes_and_does_not_die_with_its_group() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("resolv.conf", THEIRS);
+    let path = etc(&host);
+    let mut spoke = Spoke::start_on(host, &DNS);
+    spoke.line("resolvers set");
+    let guard = until("the guard", SOON, || guard_of(&spoke));
+
+    // Beside what the spoke's own parent left open for both.
+    let files = links(&format!("/proc/{guard}/fd"));
+    for ours in ["/dev/net/tun", "socket:", "anon_inode:"] {
+        assert!(
+            !files.iter().any(|file| file.starts_with(ours)),
+            "{files:?}"
+        );
+    }
+    let input = fs::read_link(format!("/proc/{guard}/fd/0")).unwrap();
+    let ends = files.iter().filter(|file| Path::new(file) == input);
+    assert_eq!(ends.count(), 1, "{files:?}");
+    let environment = fs::read_to_string(format!("/proc/{guard}/environ")).unwrap();
+    assert!(!environment.contains("DTUN_KEY"), "{environment}");
+    assert_eq!(getpgid(Some(pid(guard))).unwrap(), pid(guard));
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        kill(pid(guard), signal).unwrap();
+    }
+    assert_eq!(asked(&path), ["10.0.0.1"]);
+
+    spoke.kill();
+    until_true("their resolvers", SOON, || {
+        fs::read_to_string(&path).unwrap() == THEIRS
+    });
+    until_true("the guard's end", SOON, || is_gone(guard));
+}
+
+#[test]
+fn where_the_guard_is_killed_too_the_next_start_or_clean_puts_them_back() {
+    let network = Network::new();
+    let scratch = Scratch::new();
+    let state = scratch.path("state");
+    let mut hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("resolv.conf", THEIRS);
+    let path = etc(&host);
+    let mut spoke = Spoke::start_on(host, &[&DNS[..], &["-state", &state]].concat());
+    let kill_both = |spoke: &mut Spoke| {
+        spoke.line("resolvers set");
+        let guard = until("the guard", SOON, || guard_of(spoke));
+        kill(pid(guard), Signal::SIGKILL).unwrap();
+        spoke.kill();
+        assert_eq!(asked(&path), ["10.0.0.1"]);
+    };
+
+    kill_both(&mut spoke);
+    let dtun = env!("CARGO_BIN_EXE_dtun");
+    spoke.host.run(&format!("{dtun} clean -state {state}"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), THEIRS);
+    spoke.host.run(&format!("{dtun} clean -state {state}"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), THEIRS);
+
+    spoke.restart();
+    kill_both(&mut spoke);
+    hub.kill();
+    spoke.restart();
+    spoke.line("dialling");
+    assert_eq!(fs::read_to_string(&path).unwrap(), THEIRS);
+}
+
+#[test]
+fn clean_leaves_the_resolvers_of_a_tunnel_that_stands() {
+    let network = Network::new();
+    let scratch = Scratch::new();
+    let state = scratch.path("state");
+    let _hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("resolv.conf", THEIRS);
+    let path = etc(&host);
+    let mut spoke = Spoke::start_on(host, &[&DNS[..], &["-state", &state]].concat());
+    spoke.line("resolvers set");
+
+    let dtun = env!("CARGO_BIN_EXE_dtun");
+    spoke.host.run(&format!("{dtun} clean -state {state}"));
+
+    assert_eq!(asked(&path), ["10.0.0.1"]);
+}
+
+#[test]
+fn at_whatever_step_it_is_killed_nothing_of_ours_stays() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("resolv.conf", THEIRS);
+    let path = etc(&host);
+    let scratch = Scratch::new();
+    let state = scratch.path("state");
+    let has_records = || {
+        fs::read_dir(&state).is_ok_and(|mut names| {
+            names.any(|name| {
+                name.unwrap()
+                    .file_name()
+                    .to_str()
+                    .unwrap()
+                    .starts_with("dns-")
+            })
+        })
+    };
+    let steps: [&dyn Fn(&Spoke) -> bool; 3] = [
+        &|_| has_records(),
+        &|spoke| guard_of(spoke).is_some(),
+        &|_| fs::read_to_string(&path).unwrap() != THEIRS,
+    ];
+    let mut spoke = Spoke::start_on(host, &[&DNS[..], &["-state", &state]].concat());
+
+    for step in steps {
+        while !step(&spoke) {
+            std::hint::spin_loop();
+        }
+        spoke.kill();
+        until_true("their resolvers", SOON, || {
+            fs::read_to_string(&path).unwrap() == THEIRS
+        });
+        let dtun = env!("CARGO_BIN_EXE_dtun");
+        spoke.host.run(&format!("{dtun} clean -state {state}"));
+        assert!(!has_records());
+        assert_eq!(fs::read_to_string(&path).unwrap(), THEIRS);
+        spoke.restart();
+    }
+}
+
+#[test]
+fn systemd_resolved_forgets_them_at_whatever_step_the_spoke_is_killed() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let scratch = Scratch::new();
+    let host = network.host(2);
+    host.etc("resolv.conf", "nameserver 127.0.0.53\n");
+    let program = |dies: &str| {
+        let calls = scratch.path("calls");
+        scratch.script(
+            "resolvectl",
+            &format!("echo \"$*\" >>{calls}\ncase $1 in {dies}) kill -9 $PPID;; esac"),
+        );
+    };
+    let with_program = format!("PATH={}:/usr/sbin:/usr/bin:/sbin:/bin", scratch.path(""));
+    let start = || {
+        let state = scratch.path("state");
+        let dtun = env!("CARGO_BIN_EXE_dtun");
+        let words = [
+            &[&with_program[..], dtun, "-key", "foo", "-state", &state][..],
+            &TO_HUB,
+            &DNS,
+        ];
+        Daemon::start(&host, "env", &words.concat())
+    };
+    let calls = [
+        "dns dtun0 10.0.0.1",
+        "domain dtun0 ~.",
+        "default-route dtun0 yes",
+        "revert dtun0",
+    ];
+
+    for (last, dies) in ["dns", "domain", "default-route"].iter().enumerate() {
+        program(dies);
+        start().wait();
+        let expected = [&calls[..=last], &calls[3..]].concat();
+        until_true("what was asked", SOON, || {
+            scratch.read("calls").lines().eq(expected.iter().copied())
+        });
+        fs::remove_file(scratch.path("calls")).unwrap();
+    }
+
+    program("none");
+    let mut spoke = start();
+    spoke.line("resolvers set servers=10.0.0.1 by=systemd-resolved");
+    assert_eq!(scratch.read("calls"), calls[..3].join("\n") + "\n");
+    assert!(spoke.terminate().success());
+    assert_eq!(scratch.read("calls"), calls.join("\n") + "\n");
+    assert_eq!(asked(&etc(&host)), ["127.0.0.53"]);
+}
+
+#[test]
+fn a_link_comes_back_as_the_link_it_was() {
+    let machine = Machine::new();
+    fs::write(machine.scratch.path("theirs"), THEIRS).unwrap();
+    symlink("../theirs", machine.resolv_conf()).unwrap();
+    let mut spoke = machine.spoke("");
+
+    for is_killed in [false, true] {
+        spoke.line("resolvers set");
+        assert_eq!(asked(&machine.resolv_conf()), ["10.0.0.1"]);
+        assert_eq!(machine.scratch.read("theirs"), THEIRS);
+        if is_killed {
+            spoke.kill();
+        } else {
+            assert!(spoke.terminate().success());
+            spoke.restart();
+        }
+    }
+
+    until_true("the link", SOON, || {
+        fs::read_link(machine.resolv_conf()).is_ok_and(|target| target == Path::new("../theirs"))
+    });
+    assert_eq!(machine.names(), ["nsswitch.conf", "resolv.conf"]);
+}
+
+#[test]
+fn a_link_to_a_mount_is_left_and_the_mount_written() {
+    let machine = Machine::new();
+    for name in ["of-all", "of-this"] {
+        fs::write(machine.scratch.path(name), THEIRS).unwrap();
+    }
+    symlink(machine.scratch.path("of-all"), machine.resolv_conf()).unwrap();
+    let mount = format!(
+        "mount --bind {} {} && ",
+        machine.scratch.path("of-this"),
+        machine.scratch.path("of-all")
+    );
+    let mut spoke = machine.spoke(&mount);
+
+    spoke.line("resolvers set");
+
+    assert!(machine.resolv_conf().is_symlink());
+    assert_eq!(machine.scratch.read("of-all"), THEIRS);
+    assert_eq!(
+        asked(Path::new(&machine.scratch.path("of-this"))),
+        ["10.0.0.1"]
+    );
+    assert!(spoke.terminate().success());
+    assert_eq!(machine.scratch.read("of-this"), THEIRS);
+}
+
+#[test]
+fn what_a_dhcp_client_writes_is_put_off_until_the_end() {
+    let machine = Machine::new();
+    machine.write(THEIRS);
+    let mut spoke = machine.spoke("");
+    spoke.line("resolvers set");
+
+    for server in ["192.0.2.7", "192.0.2.8", "192.0.2.9"] {
+        machine.write(&format!("nameserver {server}\n"));
+        until_true("ours again", SOON, || {
+            asked(&machine.resolv_conf()) == ["10.0.0.1"]
+        });
+    }
+
+    assert_eq!(spoke.count("somebody changed the resolvers"), 1);
+    assert!(spoke.terminate().success());
+    assert_eq!(asked(&machine.resolv_conf()), ["192.0.2.9"]);
+    assert_eq!(machine.names(), ["nsswitch.conf", "resolv.conf"]);
+}
+
+#[test]
+fn what_is_written_into_a_mount_is_put_off_too() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("resolv.conf", THEIRS);
+    let path = etc(&host);
+    let mut spoke = Spoke::start_on(host, &DNS);
+    spoke.line("resolvers set");
+
+    spoke.host.etc("resolv.conf", "nameserver 192.0.2.7\n");
+
+    until_true("ours again", SOON, || asked(&path) == ["10.0.0.1"]);
+    assert!(spoke.terminate().success());
+    assert_eq!(asked(&path), ["192.0.2.7"]);
+}
+
+#[test]
+fn at_the_fallback_the_machine_has_its_own_resolvers() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("resolv.conf", THEIRS);
+    let path = etc(&host);
+    let flags = [&DNS[..], &["-fallback", "1s", "-keepalive", "1s"]].concat();
+    let mut spoke = Spoke::start_on(host, &flags);
+    spoke.line("resolvers set");
+
+    hub.kill();
+    spoke.line("resolvers are as they were");
+    assert_eq!(fs::read_to_string(&path).unwrap(), THEIRS);
+    hub.restart();
+    spoke.line("resolvers set");
+    assert_eq!(asked(&path), ["10.0.0.1"]);
+}
+
+/// A host with an `/etc` of its own, which is not a mount for each file.
+struct Machine {
+    scratch: Scratch,
+    _network: Network,
+    _hub: Hub,
+    host: Host,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let network = Network::new();
+        let hub = Hub::start(&network, &[]);
+        let host = network.host(2);
+        let scratch = Scratch::new();
+        fs::create_dir(scratch.path("etc")).unwrap();
+        fs::write(scratch.path("etc/nsswitch.conf"), "hosts: files dns\n").unwrap();
+
+        Self {
+            scratch,
+            _network: network,
+            _hub: hub,
+            host,
+        }
+    }
+
+    /// Starts after `first`, a shell's words.
+    fn spoke(&self, first: &str) -> Daemon {
+        let etc = self.scratch.path("etc");
+        let shell = format!("{first}mount --bind {etc} /etc && exec \"$@\"");
+        let state = self.scratch.path("state");
+        let dtun = env!("CARGO_BIN_EXE_dtun");
+        let mut command: Command = self.host.command("unshare");
+        command.args(["-m", "sh", "-c", &shell, "sh", dtun, "-key", "foo"]);
+        command.args(["-state", &state]).args(TO_HUB).args(DNS);
+
+        Daemon::spawn(command)
+    }
+
+    fn resolv_conf(&self) -> PathBuf {
+        self.scratch.path("etc/resolv.conf").into()
+    }
+
+    /// As a DHCP client does it.
+    fn write(&self, text: &str) {
+        let aside = self.scratch.path("etc/resolv.conf.dhcp");
+        fs::write(&aside, text).unwrap();
+        fs::rename(aside, self.resolv_conf()).unwrap();
+    }
+
+    /// What is in `/etc`.
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(self.scratch.path("etc"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+
+        names
+    }
+}
+
+const TO_HUB: [&str; 4] = ["-connect", "198.18.1.2:443", "-id", "spoke2"];
+
+/// The file that every command in the namespace has for its `/etc/resolv.conf`.
+fn etc(host: &Host) -> PathBuf {
+    format!("/etc/netns/{}/resolv.conf", host.name()).into()
+}
+
+fn asked(path: &Path) -> Vec<String> {
+    fs::read_to_string(path)
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.strip_prefix("nameserver ").map(str::to_owned))
+        .collect()
+}
+
+/// By the C library, as any program asks.
+fn address_of(netns: &Netns, name: &str) -> String {
+    let said = netns.run(&format!("getent ahostsv4 {name}"));
+
+    said.split_whitespace().next().unwrap().to_owned()
+}
+
+/// The spoke's only child.
+fn guard_of(spoke: &Daemon) -> Option<u32> {
+    let parent = format!(" {} ", spoke.id());
+    let is_its_child = |process: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        // The parent is the second field behind the name.
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest[1..].starts_with(&parent))
+    };
+
+    fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+        .filter(is_its_child)
+        .find(|process: &u32| {
+            // Between its making and its start it is a copy of the spoke.
+            fs::read_to_string(format!("/proc/{process}/cmdline"))
+                .is_ok_and(|line| line.contains("-when-over"))
+        })
+}
+
+fn links(folder: &str) -> Vec<String> {
+    fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| fs::read_link(entry.unwrap().path()).unwrap())
+        .map(|target| target.to_str().unwrap().to_owned())
+        .collect()
+}
+
+fn is_gone(process: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+
+    stat.is_empty() || stat.contains(") Z ")
+}
+
+fn pid(process: u32) -> Pid {
+    Pid::from_raw(process.cast_signed())
+}
