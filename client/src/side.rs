@@ -9,7 +9,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Instant;
 
 use dtun_shared::association::Association;
@@ -25,11 +25,18 @@ use crate::session::{Outward, Session, split_record};
 /// The session that packets belong to.
 #[derive(Debug)]
 pub(crate) struct SpokeSide {
-    session: RwLock<Option<Arc<Session>>>,
+    sessions: RwLock<Sessions>,
     /// Packets of the device while there was no session.
     homeless: AtomicU64,
     messages: mpsc::Sender<Message>,
     flags: Flags,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    current: Option<Arc<Session>>,
+    /// The one before: what the hub sent in it may still be on its way.
+    former: Option<Arc<Session>>,
 }
 
 /// What the data path has for the loop.
@@ -74,7 +81,7 @@ impl SpokeSide {
     pub(crate) fn new() -> (Arc<Self>, Notes) {
         let (sender, messages) = mpsc::channel(QUEUE);
         let side = Arc::new(Self {
-            session: RwLock::default(),
+            sessions: RwLock::default(),
             homeless: AtomicU64::new(0),
             messages: sender,
             flags: Flags::new(Instant::now()),
@@ -87,11 +94,23 @@ impl SpokeSide {
         (side, notes)
     }
 
-    /// Puts a session in the place of the one before, if there is one.
-    pub(crate) fn set(&self, session: Option<Arc<Session>>) {
-        let mut current = self.session.write().unwrap_or_else(PoisonError::into_inner);
-        *current = session;
+    /// Has packets go to `session`. Those that come in the one before, if there
+    /// is one, still count.
+    pub(crate) fn set(&self, session: Arc<Session>) {
+        let mut sessions = self.sessions_mut();
+        sessions.former = sessions.current.replace(session);
         self.flags.lower();
+    }
+
+    /// Forgets every session.
+    pub(crate) fn clear(&self) {
+        *self.sessions_mut() = Sessions::default();
+        self.flags.lower();
+    }
+
+    /// Forgets the session before the one that packets go to.
+    pub(crate) fn forget_former(&self) {
+        self.sessions_mut().former = None;
     }
 
     /// How many packets found no session since the last call.
@@ -100,9 +119,27 @@ impl SpokeSide {
     }
 
     fn session(&self) -> Option<Arc<Session>> {
-        let current = self.session.read().unwrap_or_else(PoisonError::into_inner);
+        let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
 
-        current.clone()
+        sessions.current.clone()
+    }
+
+    /// The session that has this socket.
+    fn session_on(&self, lane: &Arc<Lane>) -> Option<Arc<Session>> {
+        let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
+        let Sessions { current, former } = &*sessions;
+        let has_it = |session: &&Arc<Session>| {
+            let association: &Association = session.as_ref().as_ref();
+            Arc::ptr_eq(association.lane(), lane)
+        };
+
+        current.iter().chain(former).find(has_it).cloned()
+    }
+
+    fn sessions_mut(&self) -> RwLockWriteGuard<'_, Sessions> {
+        self.sessions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn say(&self, session: &Arc<Session>, said: Said) {
@@ -145,8 +182,8 @@ impl Side for SpokeSide {
     }
 
     /// The sockets are connected: whatever comes is the hub's.
-    fn session_of(&self, _path: &Path) -> Option<Arc<Session>> {
-        self.session()
+    fn session_of(&self, _path: &Path, lane: &Arc<Lane>) -> Option<Arc<Session>> {
+        self.session_on(lane)
     }
 
     fn device<'a>(&self, session: &'a Session) -> Option<&'a Arc<Tun>> {
@@ -175,8 +212,8 @@ impl Side for SpokeSide {
     }
 
     /// Alerts, and what is left of the handshake.
-    fn stray(&self, mut datagram: &mut [u8], path: &Path, _lane: &Arc<Lane>) {
-        let Some(session) = self.session() else {
+    fn stray(&self, mut datagram: &mut [u8], path: &Path, lane: &Arc<Lane>) {
+        let Some(session) = self.session_on(lane) else {
             return;
         };
         let now = Instant::now();

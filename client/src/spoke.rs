@@ -67,6 +67,8 @@ struct Spoke {
     side: Arc<SpokeSide>,
     notes: Notes,
     session: Option<Pulse>,
+    /// The session before a renewal.
+    former: Option<Former>,
     /// The session's socket in the data path.
     socket: Option<Key>,
     tunnel: Option<Tunnel>,
@@ -95,6 +97,14 @@ struct Spoke {
     told_left_out: bool,
     /// The hook's routes would cut the session off again.
     withhold_hook: bool,
+}
+
+/// A session that another has taken the place of, for as long as what the hub
+/// sent in it may be on its way.
+struct Former {
+    key: Key,
+    pulse: Pulse,
+    until: Instant,
 }
 
 /// How a session ended.
@@ -133,6 +143,7 @@ impl Spoke {
             side,
             notes,
             session: None,
+            former: None,
             socket: None,
             tunnel: None,
             device: None,

@@ -40,19 +40,15 @@ pub(crate) enum Event {
 }
 
 impl Pulse {
-    /// Greets the hub.
     pub(super) fn new(now: Instant, session: Session, keepalive: Duration) -> Self {
-        let mut pulse = Self {
+        Self {
             live: Liveness::new(now, keepalive, session.meta.ext),
             session: Arc::new(session),
             announce: None,
             watched: None,
             rtt: None,
             gauge: None,
-        };
-        pulse.greet(now);
-
-        pulse
+        }
     }
 
     pub(crate) fn session(&self) -> &Arc<Session> {
@@ -173,8 +169,9 @@ impl Pulse {
         self.live.sync(&self.session.association.heard());
     }
 
-    /// Answers the hub's meta and starts measuring.
-    fn greet(&mut self, now: Instant) {
+    /// Answers the hub's meta and starts measuring: the hub lets go of the
+    /// session before this one.
+    pub(crate) fn greet(&mut self, now: Instant) {
         if self.session.echo.is_none() {
             return self.announce(now);
         }

@@ -152,9 +152,10 @@ async fn spoke(meta: &HubMeta) -> (Spoke, Hub) {
     hub.say(ContentType::ApplicationData, &meta.emit()).await;
     let at = hub.socket.local_addr().unwrap();
 
-    let pulse = open(socket, at, dialled, &terms()).await.unwrap();
+    let mut pulse = open(socket, at, dialled, &terms()).await.unwrap();
     let (side, notes) = SpokeSide::new();
-    side.set(Some(Arc::clone(pulse.session())));
+    pulse.greet(Instant::now());
+    side.set(Arc::clone(pulse.session()));
     let spoke = Spoke { pulse, side, notes };
 
     (spoke, hub)
@@ -393,6 +394,29 @@ async fn an_answer_that_does_not_come_is_asked_for_and_then_watched_no_more() {
     spoke.pulse.handle_timeout(at(4));
     assert_eq!(spoke.pulse.poll_timeout(), at(3 + 25));
     assert!(association.handle_sent(at(5), 84), "it is watched no more");
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_in_the_session_before_still_counts() {
+    let (first, _hub) = spoke(&meta(true)).await;
+    let (second, _hub) = spoke(&meta(true)).await;
+    let of = |spoke: &Spoke| {
+        let association: &Association = (**spoke.session()).as_ref();
+        let (path, lane) = (association.path(), Arc::clone(association.lane()));
+        first.side.session_of(&path, &lane)
+    };
+    let is = |found: Option<Arc<Session>>, spoke: &Spoke| {
+        found.is_some_and(|found| Arc::ptr_eq(&found, spoke.session()))
+    };
+
+    first.side.set(Arc::clone(second.session()));
+    assert!(is(of(&first), &first) && is(of(&second), &second));
+    assert!(is(first.side.session_for(&()), &second));
+
+    first.side.forget_former();
+    assert!(of(&first).is_none() && is(of(&second), &second));
+    first.side.clear();
+    assert!(of(&second).is_none());
 }
 
 #[tokio::test]

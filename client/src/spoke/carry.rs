@@ -9,7 +9,7 @@ use dtun_shared::link::Change;
 
 use super::away::next_wake;
 use super::routing::{near, rounded};
-use super::{End, Spoke};
+use super::{End, Former, Spoke};
 use crate::attempt::{Failure, Round};
 use crate::session::{Event, Pulse};
 use crate::side::{Note, Said};
@@ -90,7 +90,8 @@ impl Spoke {
         let Some(pulse) = &self.session else {
             return Err(End::Goodbye);
         };
-        let timer = [self.look, watch.say, self.steering.due()]
+        let former = self.former.as_ref().map(|former| former.until);
+        let timer = [self.look, watch.say, self.steering.due(), former]
             .into_iter()
             .flatten()
             .fold(pulse.poll_timeout(), Instant::min);
@@ -175,6 +176,9 @@ impl Spoke {
         if self.steering.is_due(now) {
             self.steering.look().await;
         }
+        if self.former.as_ref().is_some_and(|it| now >= it.until) {
+            self.let_former_go();
+        }
         if self.look.is_some_and(|look| now >= look) {
             self.look = None;
             return self.look_at_way(watch).await;
@@ -199,8 +203,9 @@ impl Spoke {
                 return None;
             }
         };
-        if let Some(mut old) = self.let_session_go() {
-            old.close(now);
+        if let (Some(key), Some(pulse)) = (self.socket.take(), self.session.take()) {
+            let until = now + LINGER;
+            self.former = Some(Former { key, pulse, until });
         }
         match self.take_up(pulse).await {
             Ok(None) => None,
@@ -374,6 +379,9 @@ const SAY_WITHIN: Duration = Duration::from_secs(3);
 
 /// How often to look whether a hook has set the route that is missing.
 const HOOK_AT_WORK: Duration = Duration::from_millis(500);
+
+/// Longer than a packet is on its way.
+const LINGER: Duration = Duration::from_secs(3);
 
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
 

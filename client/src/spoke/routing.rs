@@ -11,7 +11,7 @@ use dtun_shared::meta::Addresses;
 use dtun_shared::tun::DeviceError;
 use ipnet::IpNet;
 
-use super::Spoke;
+use super::{Former, Spoke};
 use crate::hooks::{EVENT, Event, Job};
 use crate::report::Report;
 use crate::session::{Pulse, Session};
@@ -103,8 +103,11 @@ impl Spoke {
         }
         pulse.measure(Instant::now());
         let lane = Arc::clone(association.lane());
-        // First, so that no datagram comes before its session is known.
-        self.side.set(Some(session));
+        // A hub lets go of the session before with the first record of this
+        // one, and what goes out next must not be in that.
+        pulse.greet(Instant::now());
+        // Before the socket, so that no datagram comes before its session is known.
+        self.side.set(session);
         self.session = Some(pulse);
         self.socket = Some(
             self.datapath
@@ -118,13 +121,23 @@ impl Spoke {
     /// Takes the session away from the data path.
     pub(super) fn let_session_go(&mut self) -> Option<Pulse> {
         // First, so that no more packets come for the socket.
-        self.side.set(None);
+        self.side.clear();
+        self.let_former_go();
         if let Some(socket) = self.socket.take() {
             self.datapath.remove(socket);
         }
         while self.notes.try_recv().is_some() {} // They were its own.
 
         self.session.take()
+    }
+
+    /// Lets go of the session that another has taken the place of.
+    pub(super) fn let_former_go(&mut self) {
+        if let Some(Former { key, mut pulse, .. }) = self.former.take() {
+            self.side.forget_former();
+            self.datapath.remove(key);
+            pulse.close(Instant::now());
+        }
     }
 
     /// Lets go of a device that somebody deleted.

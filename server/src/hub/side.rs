@@ -53,7 +53,7 @@ impl Side for Shared {
         }
     }
 
-    fn session_of(&self, path: &Path) -> Option<Arc<Session>> {
+    fn session_of(&self, path: &Path, _: &Arc<Lane>) -> Option<Arc<Session>> {
         self.sessions.of_peer(path.peer)
     }
 

@@ -103,7 +103,7 @@ impl Inward {
         for message in messages {
             let session = match &known {
                 Some((last, session)) if last.path == message.path => session.clone(),
-                _ => side.session_of(&message.path),
+                _ => side.session_of(&message.path, lane),
             };
             match &session {
                 Some(session) => {

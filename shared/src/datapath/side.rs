@@ -33,8 +33,8 @@ pub trait Side: Send + Sync + 'static {
     /// [`Association::handle_sent`].
     fn unwatched(&self, session: &Arc<Self::Session>);
 
-    /// Whose records come along this path.
-    fn session_of(&self, path: &Path) -> Option<Arc<Self::Session>>;
+    /// Whose records come along this path, by this socket.
+    fn session_of(&self, path: &Path, lane: &Arc<Lane>) -> Option<Arc<Self::Session>>;
 
     /// Where the session's packets go; none while that is not known.
     fn device<'a>(&self, session: &'a Self::Session) -> Option<&'a Arc<Tun>>;
