@@ -8,6 +8,7 @@
 mod counters;
 mod opening;
 mod pulse;
+mod refusals;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,12 +19,13 @@ use std::time::{Duration, Instant};
 use dtun_shared::association::Association;
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::meta::{Addresses, HubMeta};
-use dtun_shared::packet::{Echo, Ends, is_udp_to};
+use dtun_shared::packet::{Echo, Ends, is_udp_to, no_route};
 use dtun_shared::tun::Tun;
 
 pub(crate) use counters::Counters;
 pub(crate) use opening::{NotOpened, Terms, open, split_record};
 pub(crate) use pulse::{Event, Pulse};
+use refusals::Refusals;
 
 /// A session that stands.
 #[derive(Debug)]
@@ -39,6 +41,9 @@ pub(crate) struct Session {
     /// How a hub is asked that knows no control messages.
     echo: Option<Heartbeat>,
     since: Instant,
+    /// Everything goes in, and nothing of IPv6 comes out at the hub.
+    is_without6: bool,
+    refusals: Refusals,
     device: OnceLock<Arc<Tun>>,
     counters: Counters,
 }
@@ -59,6 +64,8 @@ pub(crate) enum Outward {
     Dropped,
     /// The same, and it is a datagram of this very session.
     Looped,
+    /// The same, and the hub has no way to where it was to go.
+    NoRoute,
 }
 
 impl Session {
@@ -123,8 +130,31 @@ impl Session {
             self.counters.looped.add(1);
             return Outward::Looped;
         }
+        if self.is_nowhere(ends.destination) {
+            self.counters.no_route.add(1);
+            return Outward::NoRoute;
+        }
 
         Outward::Admitted
+    }
+
+    /// Whether a destination is beyond the hub and it has no way there. Other
+    /// private networks may be behind other spokes.
+    fn is_nowhere(&self, destination: IpAddr) -> bool {
+        let IpAddr::V6(ip) = destination else {
+            return false;
+        };
+        let pool = || self.addresses.ip6.map(|(local, _)| local);
+
+        self.is_without6 && !ip.is_unique_local() && !pool().is_some_and(|pool| pool.contains(&ip))
+    }
+
+    /// What to tell the sender of a packet that goes nowhere, unless many are
+    /// being told already.
+    pub(crate) fn refusal(&self, packet: &[u8], now: Instant) -> Option<Vec<u8>> {
+        let from = self.addresses.ip6.map(|(_, peer)| peer.addr());
+
+        no_route::answer(packet, from).filter(|_| self.refusals.may_tell(self.since, now))
     }
 
     /// The number of our probe that `packet` answers; a user's own ping has

@@ -6,7 +6,7 @@
 //! that is raised at most once a second: a flood of it costs the loop nothing
 //! more.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
@@ -16,6 +16,7 @@ use dtun_shared::association::Association;
 use dtun_shared::datapath::{Dropped, Lane, Side};
 use dtun_shared::dtls::header::ContentType;
 use dtun_shared::packet::too_big::FarEnd;
+use dtun_shared::packet::vnet::VnetHeader;
 use dtun_shared::tun::Tun;
 use dtun_shared::udp::Path;
 use tokio::sync::{Notify, mpsc};
@@ -166,6 +167,10 @@ impl Side for SpokeSide {
         match session.admits_out(packet) {
             Outward::Admitted => true,
             Outward::Dropped => false,
+            Outward::NoRoute => {
+                refuse(session, packet);
+                false
+            }
             Outward::Looped => {
                 self.flags.raise_looped(Instant::now());
                 false
@@ -261,6 +266,16 @@ impl Side for SpokeSide {
         if let Some(session) = self.session() {
             session.counters().count(dropped, packets);
         }
+    }
+}
+
+/// Tells the sender of a packet that it goes nowhere.
+fn refuse(session: &Session, packet: &[u8]) {
+    let answer = session.refusal(packet, Instant::now());
+    if let (Some(answer), Some(tun)) = (answer, session.device())
+        && let Err(error) = tun.try_send(VnetHeader::PLAIN, &[IoSlice::new(&answer)])
+    {
+        tracing::debug!(%error, "sender not told that there is no route");
     }
 }
 

@@ -28,6 +28,7 @@ use crate::hint::{default_hint, random};
 use crate::hooks::Hooks;
 use crate::report::Teller;
 use crate::resolve::{NameServers, Outside};
+use crate::routes::RouteWhat;
 use crate::session::{Pulse, Terms};
 use crate::side::{Notes, SpokeSide};
 use crate::steering::Steering;
@@ -246,6 +247,7 @@ impl Spoke {
                 mtu: self.config.mtu,
                 keepalive: self.config.keepalive,
                 offload: self.config.offload,
+                full: self.config.route == Some(RouteWhat::Everything),
             },
         })
     }

@@ -9,6 +9,7 @@ pub mod ecn;
 #[cfg(test)]
 mod kernel_tests;
 pub mod mss;
+pub mod no_route;
 #[cfg(test)]
 pub(crate) mod reference;
 pub mod segment;

@@ -2,19 +2,20 @@
 //! networks alone.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
 use crate::network::{Host, connect, forward};
 use crate::picture::{HUB_AT_WWW4, HUB_AT_WWW6, ON_THE_RADIO, PATIENCE, Picture, WWW4, WWW6, seen};
-use crate::traffic::Flow;
+use crate::traffic::{Flow, reaches};
+use crate::tunnel::HUB6;
 use crate::wait::until_true;
 
 #[test]
@@ -299,6 +300,31 @@ fn a_device_of_the_owners_does_not_hold_traffic_up_when_nobody_holds_it() {
         way(&laptop, "192.0.2.1") == "uplink"
     });
     assert_eq!(way(&laptop, "2001:db8:77::1"), "uplink");
+}
+
+#[test]
+fn ipv6_without_a_way_at_the_hub_is_refused_at_once_and_works_inside() {
+    for hub in [&[][..], &["-pool6", "none"]] {
+        let picture = Picture::with(hub);
+        picture.hub.host.ip("-6 route del default");
+        let laptop = picture.network.host(2);
+        let mut spoke = full(&picture, &laptop, &[]);
+        spoke.line("tunnel up");
+
+        let nowhere = "[2001:db8:77::1]:80".parse().unwrap();
+        for _ in 0..20 {
+            let asked = Instant::now();
+            let refused = laptop.enter(|| TcpStream::connect_timeout(&nowhere, PATIENCE));
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::NetworkUnreachable);
+            assert!(asked.elapsed() < Duration::from_millis(500));
+        }
+        assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+        if hub.is_empty() {
+            reaches(&laptop, HUB6);
+        }
+        spoke.terminate();
+        assert!(spoke.text().contains("no_route="), "{}", spoke.text());
+    }
 }
 
 /// Everything through the tunnel but the picture's list.

@@ -24,6 +24,8 @@ pub(crate) struct Counters {
     pub(crate) link_scope: Counter,
     /// Our own datagrams, read from our own device.
     pub(crate) looped: Counter,
+    /// Packets to where the hub has no way; their senders were told.
+    pub(crate) no_route: Counter,
     /// Messages of the hub that came faster than they were read.
     pub(crate) unread: Counter,
 }
@@ -55,6 +57,7 @@ impl fmt::Display for Counters {
             ("congested", &self.congested),
             ("link_scope", &self.link_scope),
             ("looped", &self.looped),
+            ("no_route", &self.no_route),
             ("unread", &self.unread),
         ] {
             let count = counter.get();

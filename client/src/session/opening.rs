@@ -22,7 +22,7 @@ use dtun_shared::udp::{Path, UdpSocket};
 use ipnet::IpNet;
 
 use super::pulse::ends_session;
-use super::{Counters, Heartbeat, Pulse, Session};
+use super::{Counters, Heartbeat, Pulse, Refusals, Session};
 use crate::dial::Dialled;
 use crate::hint::random;
 use crate::tunnel::{common_mtu, own_mtu};
@@ -36,6 +36,8 @@ pub(crate) struct Terms {
     pub(crate) keepalive: Duration,
     /// Let the kernel cut what is sent and gather what comes.
     pub(crate) offload: bool,
+    /// Everything is routed into the tunnel.
+    pub(crate) full: bool,
 }
 
 /// Why there is no session after a good handshake.
@@ -114,6 +116,8 @@ pub(crate) async fn open(
             newest: AtomicU64::new(0),
         }),
         since: now,
+        is_without6: terms.full && (addresses.ip6.is_none() || (meta.ext && !meta.out6)),
+        refusals: Refusals::default(),
         device: OnceLock::new(),
         counters: Counters::default(),
         meta,

@@ -78,12 +78,12 @@ pub fn answer(packet: &[u8], mtu: usize, from: &FarEnd) -> Option<Vec<u8>> {
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             let mtu = mtu.max(LEAST6);
-            let is_error = upper.protocol == ICMP6
-                && offender
-                    .first()
-                    .is_none_or(|&kind| kind < FIRST_QUERY6 || kind == REDIRECT6);
             let moot = packet.len() <= mtu;
-            if is_error || moot || !is_host6(source) || !is_host6(destination) {
+            if is_error6(upper.protocol, offender)
+                || moot
+                || !is_host6(source)
+                || !is_host6(destination)
+            {
                 return None;
             }
             Some(answer6(packet, mtu, from.ip6?, source))
@@ -116,6 +116,19 @@ fn answer4(packet: &[u8], mtu: usize, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
 }
 
 fn answer6(packet: &[u8], mtu: usize, from: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
+    let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
+
+    error6(packet, [TOO_BIG6, 0], mtu, from, to)
+}
+
+/// An error of that type and code, with the 32 bits that follow the checksum.
+pub(super) fn error6(
+    packet: &[u8],
+    kind: [u8; 2],
+    word: u32,
+    from: Ipv6Addr,
+    to: Ipv6Addr,
+) -> Vec<u8> {
     let quoted = &packet[..packet.len().min(LEAST6 - IP6_HEADER - ICMP_HEADER)];
     let len = ICMP_HEADER + quoted.len();
     let mut answer = Vec::with_capacity(IP6_HEADER + len);
@@ -128,13 +141,23 @@ fn answer6(packet: &[u8], mtu: usize, from: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
     // The pseudo-header of RFC 8200, section 8.1.
     let pseudo = sum(len as u32 + u32::from(ICMP6), &answer[8..]);
 
-    answer.extend([TOO_BIG6, 0, 0, 0]);
-    answer.extend(u32::try_from(mtu).unwrap_or(u32::MAX).to_be_bytes());
+    answer.extend(kind);
+    answer.extend([0, 0]);
+    answer.extend(word.to_be_bytes());
     answer.extend(quoted);
     let icmp = checksum(pseudo, &answer[IP6_HEADER..]).to_be_bytes();
     answer[IP6_HEADER + 2..IP6_HEADER + 4].copy_from_slice(&icmp);
 
     answer
+}
+
+/// Whether a transport header is that of an ICMPv6 error, which nobody answers
+/// with another.
+pub(super) fn is_error6(protocol: u8, header: &[u8]) -> bool {
+    protocol == ICMP6
+        && header
+            .first()
+            .is_none_or(|&kind| kind < FIRST_QUERY6 || kind == REDIRECT6)
 }
 
 /// Whether the address is that of one host.
@@ -144,7 +167,7 @@ fn is_host4(ip: Ipv4Addr) -> bool {
     first != 0 && first < 224 && !ip.is_loopback()
 }
 
-fn is_host6(ip: Ipv6Addr) -> bool {
+pub(super) fn is_host6(ip: Ipv6Addr) -> bool {
     !ip.is_multicast() && !ip.is_unspecified() && !ip.is_loopback()
 }
 
