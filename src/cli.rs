@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
-use dtun_client::SpokeConfig;
+use dtun_client::{LockConfig, SpokeConfig};
 use dtun_server::{HubConfig, Pool6};
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::link::Action;
@@ -53,6 +53,9 @@ pub(crate) enum Order {
     Guard {
         record: PathBuf,
     },
+    Lock(LockConfig),
+    /// For a time, or for good.
+    Unlock(Option<Duration>),
 }
 
 /// Reads the arguments that follow the program's name, and the environment.
@@ -67,9 +70,13 @@ pub(crate) fn parse(
     if args.first().is_some_and(|first| first == "clean") {
         return clean(&args[1..], &env);
     }
+    if args.first().is_some_and(|first| first == "unlock") {
+        return unlock(&args[1..]);
+    }
+    let locks = args.first().is_some_and(|first| first == "lock");
 
     let mut command = Flags::command();
-    let args = argv::normalise(&command, args)?;
+    let args = argv::normalise(&command, args.into_iter().skip(locks.into()))?;
     let flags = command
         .try_get_matches_from_mut(args)
         .and_then(|matches| Flags::from_arg_matches(&matches))
@@ -81,6 +88,12 @@ pub(crate) fn parse(
         Order::Help
     } else if flags.version {
         Order::Version
+    } else if locks {
+        Order::Lock(LockConfig {
+            names: flags.dns.is_some(),
+            bypass: flags.bypass,
+            fwmark: flags.fwmark,
+        })
     } else {
         warnings.extend(flags.ignored().map(|flag| {
             let (other, this) = flags.roles();
@@ -135,6 +148,17 @@ fn serve(
         ));
     }
 
+    if flags.strict && flags.route.is_none() {
+        return Err(Usage::new(
+            "-strict",
+            "stops all that does not go into the tunnel, so something must: -route default",
+        ));
+    }
+    if flags.strict && flags.fallback.is_some_and(|fallback| fallback.0.is_some()) {
+        warnings.push("-fallback does nothing with -strict".to_owned());
+    }
+    let fallback = flags.fallback.map_or(Some(FALLBACK), |fallback| fallback.0);
+
     Ok(Order::Spoke(Box::new(SpokeConfig {
         connect,
         psk,
@@ -144,7 +168,7 @@ fn serve(
         down: flags.down,
         tun: flags.tun,
         keepalive,
-        fallback: flags.fallback.map_or(Some(FALLBACK), |fallback| fallback.0),
+        fallback: fallback.filter(|_| !flags.strict),
         once: flags.once,
         mtu: flags.mtu,
         offload: flags.offload,
@@ -157,6 +181,7 @@ fn serve(
         table: flags.table,
         rule_pref: flags.rule_pref,
         dns: flags.dns.unwrap_or_default().0,
+        strict: flags.strict,
     })))
 }
 
@@ -206,6 +231,25 @@ fn clean(args: &[OsString], env: &impl Fn(&str) -> Option<OsString>) -> Result<I
     Ok(Invocation {
         order,
         log: log::Options::new(log::Format::Text, false, env),
+        warnings: Vec::new(),
+    })
+}
+
+/// `dtun unlock [-for TIME]`.
+fn unlock(args: &[OsString]) -> Result<Invocation, Usage> {
+    let words: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
+    let words: Vec<_> = words.iter().flat_map(|word| word.split('=')).collect();
+    let time = match words[..] {
+        [] => None,
+        ["-for" | "--for", time] => {
+            Some(value::unlocked(time).map_err(|fault| Usage::new("unlock -for", fault))?)
+        }
+        _ => return Err(Usage::new("unlock", "use: dtun unlock [-for TIME]")),
+    };
+
+    Ok(Invocation {
+        order: Order::Unlock(time),
+        log: log::Options::default(),
         warnings: Vec::new(),
     })
 }

@@ -48,10 +48,9 @@ async fn run(asked: Invocation) -> anyhow::Result<()> {
         Order::Help => print(cli::HELP),
         Order::Version => print(concat!("dtun ", env!("CARGO_PKG_VERSION"), "\n")),
         Order::Hub(config) => dtun_server::run(*config, stop()?).await,
-        Order::Spoke(config) => {
-            let stop = stop()?;
-            dtun_client::run(*config, async { _ = stop.await }).await
-        }
+        Order::Spoke(config) => dtun_client::run(*config, stop()?).await,
+        Order::Lock(config) => dtun_client::lock(config).await,
+        Order::Unlock(time) => dtun_client::unlock(time).await,
         Order::Routes { action, file } => routes::run(action, &file).await,
         Order::Clean { state } => {
             dtun_client::clean(state.as_deref());

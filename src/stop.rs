@@ -1,7 +1,7 @@
 //! The request to stop: a signal.
 
-use dtun_server::Stop;
 use dtun_shared::status::ignores_hangup;
+use dtun_shared::stop::Stop;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 

@@ -58,4 +58,17 @@ pub struct SpokeConfig {
     /// The machine's resolvers for the time of the tunnel; none to leave them
     /// as they are.
     pub dns: Vec<IpAddr>,
+    /// Nothing leaves the machine by another way than the tunnel.
+    pub strict: bool,
+}
+
+/// What `dtun lock` is told.
+#[derive(Debug)]
+pub struct LockConfig {
+    /// Networks that the lock leaves open.
+    pub bypass: Option<BypassSource>,
+    /// Whether questions for names will go into the tunnel only.
+    pub names: bool,
+    /// As the spoke's.
+    pub fwmark: Option<Mark>,
 }

@@ -7,6 +7,7 @@ mod clash;
 mod config;
 pub mod dial;
 mod dns;
+mod firewall;
 mod hint;
 mod hooks;
 mod liveness;
@@ -21,7 +22,8 @@ mod steering;
 mod tunnel;
 mod uplink;
 
-pub use config::SpokeConfig;
+pub use config::{LockConfig, SpokeConfig};
 pub use dns::{clean, guard};
+pub use firewall::{lock, unlock};
 pub use routes::{BypassSource, BypassWord, NotABypass, RouteWhat};
 pub use spoke::run;

@@ -12,6 +12,8 @@ pub(crate) struct Repairs {
     made: VecDeque<Instant>,
     told: bool,
     not_before: Option<Instant>,
+    /// Between repairs in a quarrel.
+    slow: Duration,
 }
 
 impl Repairs {
@@ -21,7 +23,13 @@ impl Repairs {
             made: VecDeque::new(),
             told: false,
             not_before: None,
+            slow: SLOW,
         }
+    }
+
+    /// With another pace in a quarrel.
+    pub(crate) fn every(self, slow: Duration) -> Self {
+        Self { slow, ..self }
     }
 
     /// Notes a repair; returns how long to wait with the next.
@@ -38,14 +46,14 @@ impl Repairs {
         if !std::mem::replace(&mut self.told, true) {
             tracing::warn!(
                 "another program changes the tunnel's {} again and again: \
-                 they are put back every {} s",
+                 they are put back every {:?}",
                 self.what,
-                SLOW.as_secs()
+                self.slow
             );
         }
-        self.not_before = Some(now + SLOW);
+        self.not_before = Some(now + self.slow);
 
-        SLOW
+        self.slow
     }
 
     /// When the next one may be made.

@@ -7,6 +7,7 @@ mod plan;
 
 use ipnet::IpNet;
 
+pub(crate) use bypass::Bypass;
 pub use bypass::{BypassSource, BypassWord, NotABypass};
 pub(crate) use install::{NotRouted, Place, Routes};
 pub(crate) use plan::Plan;

@@ -19,11 +19,13 @@ use dtun_shared::datapath::{Datapath, Key};
 use dtun_shared::link::{Changes, Netlink};
 use dtun_shared::sleep::{Wakes, slept};
 use dtun_shared::status::has_net_admin;
+use dtun_shared::stop::Stop;
 use dtun_shared::tun::DeviceError;
 
 use crate::attempt::Credentials;
 use crate::backoff::Backoff;
 use crate::config::SpokeConfig;
+use crate::firewall::Ending;
 use crate::hint::{default_hint, random};
 use crate::hooks::Hooks;
 use crate::report::Teller;
@@ -43,17 +45,17 @@ use routing::Hooked;
 ///
 /// When the machine gives no tunnel at all, or with `once` at the first dial
 /// without a session.
-pub async fn run(config: SpokeConfig, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn run(config: SpokeConfig, stop: impl Future<Output = Stop>) -> anyhow::Result<()> {
     let netlink = Netlink::new().context("failed to open netlink")?;
     check_rights(&netlink, config.tun.as_deref()).await?;
 
     let mut spoke = Spoke::new(config, netlink)?;
-    let result = tokio::select! {
+    let (result, ending) = tokio::select! {
         biased;
-        () = stop => Ok(()),
-        result = spoke.serve() => result,
+        stop = stop => (Ok(()), stop.into()),
+        result = spoke.serve() => (result, Ending::Locked),
     };
-    spoke.goodbye().await;
+    spoke.goodbye(ending).await;
 
     result
 }
@@ -169,6 +171,7 @@ impl Spoke {
 
     /// Session after session, for ever.
     async fn serve(&mut self) -> anyhow::Result<()> {
+        self.steering.begin(&self.config).await?;
         self.steering.clean_up().await;
         tracing::info!(hub = self.config.connect, hint = self.hint, "dialling");
         let mut unsettled = 0;
@@ -275,13 +278,13 @@ impl Spoke {
     }
 
     /// Leaves nothing behind: hub, hooks, device.
-    async fn goodbye(mut self) {
+    async fn goodbye(mut self, ending: Ending) {
         if let Some(mut pulse) = self.let_session_go() {
             pulse.close(Instant::now());
             let dropped = pulse.session().counters();
             tracing::info!(reason = "stopped", %dropped, "tunnel down");
         }
-        self.steering.remove().await;
+        self.steering.remove(ending).await;
         if self.hooked.is_some() {
             self.ask_down().await;
         }

@@ -15,9 +15,11 @@ use dtun_shared::leaving::Leaving;
 use dtun_shared::link::{Change, Netlink};
 use dtun_shared::mark::Mark;
 use dtun_shared::meta::Addresses;
+use dtun_shared::nft::NftError;
 
 use crate::config::SpokeConfig;
 use crate::dns::Resolvers;
+use crate::firewall::{Ending, Firewall, Settings};
 use crate::repairs::Repairs;
 use crate::routes::{BypassSource, NotRouted, Place, Plan, RouteWhat, Routes};
 
@@ -26,6 +28,10 @@ use crate::routes::{BypassSource, NotRouted, Place, Plan, RouteWhat, Routes};
 pub(crate) struct Steering {
     leaving: Leaving,
     what: Option<RouteWhat>,
+    netlink: Netlink,
+    firewall: Option<Firewall>,
+    /// Whether the user knows that the firewall's part is missing.
+    told_no_firewall: bool,
     routes: Option<Routes>,
     source: Option<BypassSource>,
     /// Under watch since the list was read first.
@@ -87,6 +93,9 @@ impl Steering {
                 mark,
                 bind: config.bind.clone(),
             },
+            netlink: netlink.clone(),
+            firewall: None,
+            told_no_firewall: false,
             what: config.route.clone(),
             routes,
             source: config.bypass.clone(),
@@ -123,6 +132,19 @@ impl Steering {
         }
     }
 
+    /// Begins with the firewall: a lock is closed first of all.
+    ///
+    /// # Errors
+    ///
+    /// Only with a lock, when it cannot be closed.
+    pub(crate) async fn begin(&mut self, config: &SpokeConfig) -> anyhow::Result<()> {
+        if let Some(settings) = Settings::for_spoke(config)? {
+            self.firewall = Some(Firewall::start(&self.netlink, settings).await?);
+        }
+
+        Ok(())
+    }
+
     /// Removes what a run that was killed has left, before the first dial.
     pub(crate) async fn clean_up(&mut self) {
         if let Some(routes) = &self.routes
@@ -153,9 +175,12 @@ impl Steering {
         self.resolvers.restore().await;
     }
 
-    /// Leaves nothing behind.
-    pub(crate) async fn remove(&mut self) {
+    /// Leaves nothing behind, but for a lock that is to stay.
+    pub(crate) async fn remove(&mut self, ending: Ending) {
         self.withdraw().await;
+        if let Some(firewall) = self.firewall.take() {
+            firewall.end(ending).await;
+        }
     }
 
     /// Notes that something changed in the machine's network.
@@ -270,7 +295,7 @@ impl Steering {
         routes.set_bypass(bypass)
     }
 
-    /// Tables first, the rules that lead to them last.
+    /// Tables first, then the firewall; the rules that lead into them last.
     async fn put_up(&mut self) {
         let (Some(lease), Some(routes)) = (&self.lease, &mut self.routes) else {
             return;
@@ -279,7 +304,13 @@ impl Steering {
         honour_marks_of_answers();
         pass_by_without_carrier(&lease.device);
         let result = match routes.prepare(lease.index).await {
-            Ok(()) => routes.lead().await,
+            Ok(()) => {
+                if let Some(firewall) = &self.firewall {
+                    let result = firewall.stand(lease, routes.bypass()).await;
+                    tell_no_firewall(result, &mut self.told_no_firewall);
+                }
+                routes.lead().await
+            }
             Err(error) => Err(error),
         };
         match result {
@@ -298,6 +329,9 @@ impl Steering {
         {
             tracing::warn!("{error}");
         }
+        if let Some(firewall) = &self.firewall {
+            firewall.withdraw().await;
+        }
     }
 
     /// Leaves nothing half done, says why once, and tries again.
@@ -310,6 +344,21 @@ impl Steering {
         }
         self.look.anew = true;
         self.due = Some(Instant::now() + AGAIN);
+    }
+}
+
+/// Says it once, until it works again.
+fn tell_no_firewall(result: Result<(), NftError>, told: &mut bool) {
+    let first = !std::mem::replace(told, result.is_err());
+    if let Err(error) = result
+        && first
+    {
+        tracing::warn!(
+            %error,
+            "the firewall has not got the tunnel's rules: what comes in by the uplink may be \
+             answered into the tunnel, a strict rp_filter drops the hub's datagrams, and \
+             questions for names may leave beside -dns",
+        );
     }
 }
 

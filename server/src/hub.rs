@@ -31,6 +31,7 @@ use dtun_shared::datapath::Datapath;
 use dtun_shared::gauge::Gauge;
 use dtun_shared::link::{Netlink, Via};
 use dtun_shared::meta::SpokeMeta;
+use dtun_shared::stop::Stop;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -53,16 +54,6 @@ pub async fn run(config: HubConfig, stop: impl Future<Output = Stop>) -> anyhow:
     hub.stop(result.as_ref().copied().unwrap_or_default()).await;
 
     result.map(|_| ())
-}
-
-/// What a hub that stops leaves on the machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Stop {
-    /// Nothing.
-    #[default]
-    ForGood,
-    /// Its devices, which the next start attaches to.
-    Restart,
 }
 
 /// State of the loop.

@@ -9,4 +9,4 @@ mod pool;
 mod session;
 
 pub use config::{HubConfig, Pool6};
-pub use hub::{Stop, run};
+pub use hub::run;

@@ -18,6 +18,7 @@ pub mod mark;
 pub mod meta;
 #[cfg(test)]
 mod netns;
+pub mod nft;
 pub mod packet;
 pub mod pmtu;
 pub mod record;
@@ -25,6 +26,7 @@ pub mod replay;
 pub mod signal;
 pub mod sleep;
 pub mod status;
+pub mod stop;
 mod sys;
 pub mod tun;
 pub mod udp;

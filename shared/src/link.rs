@@ -194,6 +194,8 @@ pub struct Link {
     pub mtu: u32,
     /// The kind that `ip -d link` shows (`tun`, `veth`, …), for virtual links.
     pub kind: Option<String>,
+    /// The index of the bridge, bond or the like that it is a port of.
+    pub master: Option<u32>,
 }
 
 impl From<LinkMessage> for Link {
@@ -207,6 +209,7 @@ impl From<LinkMessage> for Link {
             carrier: message.header.flags.contains(LinkFlags::LowerUp),
             mtu: 0,
             kind: None,
+            master: None,
         };
         for attribute in message.attributes {
             match attribute {
@@ -214,6 +217,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Controller(index) => link.master = Some(index),
                 LinkAttribute::LinkInfo(infos) => link.kind = infos.into_iter().find_map(kind),
                 _ => {}
             }
@@ -298,6 +302,7 @@ mod tests {
                 carrier: true,
                 mtu: 1333,
                 kind: Some("tun".to_owned()),
+                master: None,
             };
             let by_name = netlink.link("dtun0").await.unwrap();
             assert_eq!(by_name.as_ref(), Some(&expected));

@@ -68,6 +68,9 @@ pub(super) struct Flags {
     #[arg(long, value_parser = value::resolvers)]
     pub(super) dns: Option<Resolvers>,
 
+    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = value::switch, action = ArgAction::Set)]
+    pub(super) strict: bool,
+
     #[arg(long)]
     pub(super) fwmark: Option<Mark>,
     #[arg(long, value_parser = value::program)]
@@ -121,6 +124,7 @@ impl Flags {
                 ("table", self.table.is_some()),
                 ("rule-pref", self.rule_pref.is_some()),
                 ("dns", self.dns.is_some()),
+                ("strict", self.strict),
             ]
         };
 

@@ -451,6 +451,51 @@ proptest! {
 }
 
 #[test]
+fn a_strict_spoke_never_falls_back() {
+    let config = spoke(&format!("{SPOKE} -route default -strict"));
+    assert!(config.strict);
+    assert_eq!(config.fallback, None);
+
+    let asked = parsed(&format!("{SPOKE} -route default -strict -fallback 1m")).unwrap();
+    assert_eq!(asked.warnings, ["-fallback does nothing with -strict"]);
+    assert_eq!(
+        refused(&format!("{SPOKE} -strict")),
+        "-strict: stops all that does not go into the tunnel, so something must: -route default"
+    );
+}
+
+#[test]
+fn lock_takes_the_spokes_flags_and_unlock_a_time() {
+    let Order::Lock(config) = parsed("lock -route default -bypass @private -fwmark 7")
+        .unwrap()
+        .order
+    else {
+        panic!("another order");
+    };
+    assert_eq!(config.bypass.unwrap().words.len(), 1);
+    assert_eq!(config.fwmark, "7".parse().ok());
+
+    for (line, time) in [
+        ("unlock", None),
+        ("unlock -for 5m", Some(300)),
+        ("unlock --for=1h", Some(3600)),
+    ] {
+        let Order::Unlock(asked) = parsed(line).unwrap().order else {
+            panic!("another order");
+        };
+        assert_eq!(asked, time.map(Duration::from_secs), "{line}");
+    }
+    assert_eq!(
+        refused("unlock -for 5"),
+        "unlock -for: not a time with its unit, such as 25s, 10m or 1h"
+    );
+    assert_eq!(
+        refused("unlock all"),
+        "unlock: use: dtun unlock [-for TIME]"
+    );
+}
+
+#[test]
 fn routes_bypass_table_and_preference_are_read() {
     let list = File::new("list", "192.0.2.0/24\n", 0o644);
     let bypass = format!("10.0.0.0/8,@private,{}", list.0.display());

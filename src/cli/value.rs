@@ -322,6 +322,11 @@ pub(super) fn fallback(text: &str) -> Result<Fallback, String> {
         .map_err(|fault| format!("{fault}, or the word never"))
 }
 
+/// How long the lock stays open.
+pub(super) fn unlocked(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_secs(1), Duration::from_secs(24 * 3600))
+}
+
 fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
     let time = humantime::parse_duration(text)
         .map_err(|_| "not a time with its unit, such as 25s, 10m or 1h")?;

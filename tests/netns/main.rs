@@ -22,6 +22,7 @@ mod traffic;
 mod tunnel;
 mod wait;
 mod watch;
+mod wire;
 
 mod bypass_set;
 mod carry;
@@ -32,6 +33,7 @@ mod forged;
 mod hooks;
 mod interop;
 mod leases;
+mod lock;
 mod lossy;
 mod mtu;
 mod outside;

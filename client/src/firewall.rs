@@ -1,0 +1,118 @@
+//! The packet filter's part of the routes, and the lock (`-strict`).
+//!
+//! Without `-strict` all of it is a table that a process of nft owns for us:
+//! others cannot flush it, and it is gone as soon as we are. The lock is a table
+//! that stays, through kill -9 and a restart; the next start takes it over, and
+//! changes it in one step. A task of its own keeps it as it is to be, whatever
+//! the spoke's loop waits for.
+
+mod guard;
+mod inside;
+mod lock;
+mod plan;
+mod settings;
+
+use std::collections::BTreeSet;
+use std::io;
+
+use dtun_shared::link::Netlink;
+use dtun_shared::nft::NftError;
+use dtun_shared::stop::Stop;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::routes::Bypass;
+use crate::steering::Lease;
+use guard::{Guard, Order};
+use inside::{bridges, inside};
+pub use lock::{lock, unlock};
+pub(crate) use settings::Settings;
+
+/// The task that keeps the filter.
+#[derive(Debug)]
+pub(crate) struct Firewall {
+    orders: mpsc::Sender<Order>,
+    guard: JoinHandle<()>,
+}
+
+impl Firewall {
+    /// Begins. With a lock it is closed when this returns.
+    ///
+    /// # Errors
+    ///
+    /// Only with a lock: it cannot be closed, or another process has it.
+    pub(crate) async fn start(netlink: &Netlink, settings: Settings) -> anyhow::Result<Self> {
+        let guard = Guard::new(netlink.clone(), settings).await?;
+        let (orders, inbox) = mpsc::channel(1);
+
+        Ok(Self {
+            orders,
+            guard: tokio::spawn(guard.run(inbox)),
+        })
+    }
+
+    /// Puts up what belongs to a tunnel, or brings it up to date; with a lock,
+    /// `bypass` is what it leaves open.
+    pub(crate) async fn stand(&self, lease: &Lease, bypass: &Bypass) -> Result<(), NftError> {
+        let (lease, bypass) = (lease.clone(), bypass.clone());
+
+        self.ask(|done| Order::Stand {
+            lease,
+            bypass,
+            done,
+        })
+        .await
+        .unwrap_or(Err(NftError::Ended))
+    }
+
+    /// Takes down what belongs to a tunnel; a lock stays.
+    pub(crate) async fn withdraw(&self) {
+        if self.ask(Order::Withdraw).await.is_none() {
+            tracing::error!("the firewall's keeper is gone");
+        }
+    }
+
+    /// Takes everything down, but for a lock that is to stay.
+    pub(crate) async fn end(self, ending: Ending) {
+        self.ask(|done| Order::End { ending, done }).await;
+        if let Err(error) = self.guard.await {
+            tracing::error!(%error, "the firewall's keeper ended early");
+        }
+    }
+
+    async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+        let (done, answer) = oneshot::channel();
+        self.orders.send(order(done)).await.ok()?;
+
+        answer.await.ok()
+    }
+}
+
+/// What becomes of the lock when we end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Somebody stopped us: the machine is as before.
+    Open,
+    /// We shall be back.
+    Locked,
+}
+
+impl From<Stop> for Ending {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::ForGood => Self::Open,
+            Stop::Restart => Self::Locked,
+        }
+    }
+}
+
+/// The inside devices of this machine.
+async fn inside_now(netlink: &Netlink) -> io::Result<BTreeSet<String>> {
+    let links = netlink.links().await?;
+    if bridges(&links).next().is_none() {
+        return Ok(BTreeSet::new()); // The routes may be many.
+    }
+    let routes = netlink.routes().await?;
+
+    Ok(inside(&links, &routes))
+}

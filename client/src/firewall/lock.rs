@@ -1,0 +1,235 @@
+//! The lock's own table, which outlives us, and the commands that close and open
+//! it from outside.
+//!
+//! All of its state is in the kernel, so that each network namespace has its
+//! own and nobody has to be alive for it: a set whose elements run out opens it
+//! for a time. A process that keeps the lock holds a file's lock, by which others
+//! know that it is there.
+
+use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use dtun_shared::link::Netlink;
+use dtun_shared::nft::{self, NftError, TableWatch};
+
+use super::plan::{OPEN, Plan, YOUNG};
+use super::{Settings, inside_now};
+use crate::config::LockConfig;
+
+/// Closes the lock and leaves it; a spoke with `-strict` takes it over.
+///
+/// # Errors
+///
+/// When nft is missing or refuses, or a spoke runs that has opened it for good.
+pub async fn lock(config: LockConfig) -> anyhow::Result<()> {
+    let Some(_held) = Held::try_take()? else {
+        // The spoke's own rules are better than what is known here.
+        return nft::run(&format!("flush set inet {TABLE} {OPEN}"))
+            .await
+            .map(|_| ())
+            .context("a spoke runs and its lock is open for good: restart it");
+    };
+    let netlink = Netlink::new().context("failed to open netlink")?;
+    let settings = Settings::for_lock(&config)?;
+    let inside = inside_now(&netlink).await?;
+    close(&settings.plan(inside)).await?;
+    tracing::info!("the lock of -strict is closed: `dtun unlock` opens it");
+
+    Ok(())
+}
+
+/// Opens the lock: for a time, or for good.
+///
+/// # Errors
+///
+/// When there is none, or nft fails.
+pub async fn unlock(time: Option<Duration>) -> anyhow::Result<()> {
+    if !stands().await? {
+        anyhow::bail!("no lock of -strict stands on this machine");
+    }
+    if let Some(time) = time {
+        let seconds = time.as_secs().max(1);
+        nft::run(&open(&format!(" timeout {seconds}s"))).await?;
+        tracing::warn!("the lock of -strict is open for {time:?}: `dtun lock` closes it before");
+        return Ok(());
+    }
+
+    if Held::try_take()?.is_some() {
+        remove().await?;
+    } else {
+        let mut watch = TableWatch::new(TABLE).context("failed to watch the firewall")?;
+        nft::run(&open("")).await?;
+        // The spoke that keeps it is told by that, and removes it.
+        let gone = async {
+            while stands().await? {
+                watch.touched().await?;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, gone)
+            .await
+            .context("the spoke does not let its lock go: stop it")??;
+    }
+    tracing::warn!("the lock of -strict is open until the next start of a spoke with -strict");
+
+    Ok(())
+}
+
+/// Whether the lock stood already when it was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Was,
+    New,
+}
+
+/// Whether the lock lets everything pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Opened {
+    Not,
+    /// For a time, in nft's words.
+    For(String),
+    ForGood,
+}
+
+/// Closes the lock, or takes over what stands without an open moment.
+pub(super) async fn close(plan: &Plan) -> anyhow::Result<Standing> {
+    let standing = match stands().await {
+        Ok(true) => Standing::Was,
+        Ok(false) => Standing::New,
+        Err(error) => return Err(error).context("the lock of -strict cannot be closed"),
+    };
+    let mut commands = plan.commands(TABLE);
+    commands.push(format!("flush set inet {TABLE} {OPEN}"));
+    if standing == Standing::New {
+        let families = families(&format!(" timeout {}s", YOUTH.as_secs()));
+        commands.push(format!("add element inet {TABLE} {YOUNG} {families}"));
+    }
+    carry_out(&commands)
+        .await
+        .context("the lock of -strict cannot be closed")?;
+
+    Ok(standing)
+}
+
+/// Makes the lock what it is to be; what opened it for a time goes on.
+pub(super) async fn renew(plan: &Plan) -> Result<(), NftError> {
+    carry_out(&plan.commands(TABLE)).await
+}
+
+/// Tells the lock of other inside devices.
+pub(super) async fn tell(plan: &Plan) -> Result<(), NftError> {
+    nft::run(&plan.inside_commands(TABLE).join("\n"))
+        .await
+        .map(|_| ())
+}
+
+pub(super) async fn remove() -> Result<(), NftError> {
+    nft::run(&format!(
+        "add table inet {TABLE}\ndelete table inet {TABLE}"
+    ))
+    .await
+    .map(|_| ())
+}
+
+/// Whether somebody opened it.
+pub(super) async fn opened() -> Result<Opened, NftError> {
+    let set = nft::run(&format!("list set inet {TABLE} {OPEN}")).await?;
+
+    Ok(parse_opened(&set))
+}
+
+fn parse_opened(set: &str) -> Opened {
+    let Some((_, elements)) = set.split_once("elements = {") else {
+        return Opened::Not;
+    };
+    // With the name of the first family, which stands for both.
+    let first = elements.split([',', '}']).next().unwrap_or_default().trim();
+    let word = |name: &str| {
+        let mut words = first.split_whitespace();
+        words.find(|word| *word == name)?;
+        words.next()
+    };
+    match word("expires").or(word("timeout")) {
+        Some(time) => Opened::For(time.to_owned()),
+        None => Opened::ForGood,
+    }
+}
+
+/// Carries commands out. What another version of this program left may not take
+/// them: then all is made anew, in one step as well.
+async fn carry_out(commands: &[String]) -> Result<(), NftError> {
+    let script = commands.join("\n");
+    let Err(error) = nft::run(&script).await else {
+        return Ok(());
+    };
+    if !matches!(error, NftError::Refused(_)) {
+        return Err(error);
+    }
+    tracing::debug!(%error, "the lock is made anew");
+
+    nft::run(&format!(
+        "add table inet {TABLE}\ndelete table inet {TABLE}\n{script}"
+    ))
+    .await
+    .map(|_| ())
+}
+
+async fn stands() -> Result<bool, NftError> {
+    let tables = nft::run("list tables").await?;
+    let line = format!("table inet {TABLE}");
+
+    Ok(tables.lines().any(|table| table.trim() == line))
+}
+
+/// Lets everything pass from now on; the step has no closed moment.
+fn open(timeout: &str) -> String {
+    let families = families(timeout);
+
+    format!("flush set inet {TABLE} {OPEN}\nadd element inet {TABLE} {OPEN} {families}")
+}
+
+fn families(timeout: &str) -> String {
+    format!("{{ ipv4{timeout}, ipv6{timeout} }}")
+}
+
+/// The sign of a process that keeps the lock of this network namespace.
+#[derive(Debug)]
+pub(super) struct Held {
+    _file: File,
+}
+
+impl Held {
+    /// Fails where another process has it.
+    pub(super) fn take() -> anyhow::Result<Self> {
+        Self::try_take()?.context("another dtun runs with -strict on this machine")
+    }
+
+    fn try_take() -> anyhow::Result<Option<Self>> {
+        let namespace = fs::metadata("/proc/thread-self/ns/net").map_or(0, |file| file.ino());
+        let folder = Path::new("/run/dtun");
+        let path = folder.join(format!("strict-{namespace}"));
+        let file = fs::create_dir_all(folder)
+            .and_then(|()| File::create(&path))
+            .with_context(|| format!("failed to write {}", path.display()))?;
+
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("failed to lock {}", path.display()))
+            }
+        }
+    }
+}
+
+/// The lock's table.
+pub(super) const TABLE: &str = "dtun-lock";
+
+/// Connections that are older than the lock have given up by then.
+const YOUTH: Duration = Duration::from_secs(300);
+
+/// For a spoke to hear that its lock was opened.
+const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,0 +1,382 @@
+//! What the packet filter is to hold, in nft's words. Pure.
+//!
+//! Routes send traffic into the tunnel; the filter does what they cannot. What
+//! came in by the uplink is answered by the uplink: its connection is marked,
+//! and the answers get the mark that the rules take to the main table. What
+//! comes for the lease's address by another way than the tunnel is dropped. With
+//! resolvers of the tunnel's own, no question for a name leaves by another way,
+//! from whatever socket. And the lock (`-strict`) lets nothing leave that is not
+//! named here, whatever the routes say.
+//!
+//! Marks, of packets and of connections, are set in the bits of our mask only.
+
+#![deny(clippy::disallowed_methods, reason = "this is pure")]
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use dtun_shared::mark::Mark;
+
+use crate::routes::Bypass;
+
+/// One table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) mark: Mark,
+    /// The tunnel, while there is one.
+    pub(super) end: Option<End>,
+    pub(super) chosen: Option<Chosen>,
+    /// Whether questions for names leave by the tunnel only.
+    pub(super) names: bool,
+    /// Devices that lead to nobody but this machine's own guests.
+    pub(super) inside: BTreeSet<String>,
+    pub(super) lock: Option<Lock>,
+}
+
+/// This machine's end of the tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct End {
+    pub(super) device: String,
+    pub(super) ip4: Ipv4Addr,
+    pub(super) ip6: Option<Ipv6Addr>,
+}
+
+/// Only some traffic goes into the tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Chosen {
+    /// What is looked up in the tunnel's table.
+    pub(super) mark: Mark,
+    /// Groups whose sockets' packets are.
+    pub(super) groups: Vec<u32>,
+}
+
+/// What may leave beside the tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lock {
+    pub(super) bypass: Bypass,
+    /// Ports that the kernel gives to sockets that ask for none.
+    pub(super) ephemeral: RangeInclusive<u16>,
+}
+
+impl Plan {
+    /// The commands that make the table what it is to be, whatever it was.
+    pub(super) fn commands(&self, table: &str) -> Vec<String> {
+        let mut text = Text::new(table);
+        match &self.lock {
+            Some(_) => text.push("add table", ""),
+            None => text.push("add table", "{ flags owner; }"),
+        }
+        text.push("flush table", "");
+        self.sets(&mut text);
+        self.marks(&mut text);
+        match &self.lock {
+            Some(_) => self.close(&mut text),
+            None if self.names => self.hold_names(&mut text),
+            None => {}
+        }
+
+        text.commands
+    }
+
+    /// The command that tells the table of another set of inside devices.
+    pub(super) fn inside_commands(&self, table: &str) -> Vec<String> {
+        let mut text = Text::new(table);
+        self.inside(&mut text);
+
+        text.commands
+    }
+
+    fn sets(&self, text: &mut Text) {
+        if self.names || self.lock.is_some() {
+            self.inside(text);
+        }
+        let Some(lock) = &self.lock else {
+            return;
+        };
+        // Empty but for a time: the elements run out by themselves.
+        for set in [OPEN, YOUNG] {
+            text.set(set, "type nf_proto; flags timeout;");
+        }
+        text.set("bypass4", "type ipv4_addr; flags interval;");
+        text.elements("bypass4", &lock.bypass.ip4);
+        text.set("bypass6", "type ipv6_addr; flags interval;");
+        text.elements("bypass6", &lock.bypass.ip6);
+    }
+
+    fn inside(&self, text: &mut Text) {
+        let own = ["lo"].into_iter().chain(self.device());
+        let all: BTreeSet<_> = own.chain(self.inside.iter().map(String::as_str)).collect();
+        let quoted: Vec<_> = all.iter().map(|name| format!("\"{name}\"")).collect();
+        text.set("inside", "type ifname;");
+        text.elements("inside", &quoted);
+    }
+
+    fn marks(&self, text: &mut Text) {
+        let ours = is(self.mark);
+        let mark = set("meta mark", self.mark);
+
+        // Before every reverse path filter, firewalld's at -290 too.
+        text.chain("early", "type filter hook prerouting priority -310;");
+        text.rule("early", r#"iifname "lo" return"#);
+        if let Some(end) = &self.end {
+            let End { device, ip4, ip6 } = end;
+            text.rule(
+                "early",
+                &format!(r#"iifname != "{device}" ip daddr {ip4} drop"#),
+            );
+            if let Some(ip6) = ip6 {
+                text.rule(
+                    "early",
+                    &format!(r#"iifname != "{device}" ip6 daddr {ip6} drop"#),
+                );
+            }
+            // The way back to a sender is looked up without user, group or device.
+            let chosen = self.chosen.as_ref();
+            let mark = chosen.map(|chosen| set("meta mark", chosen.mark) + " ");
+            let mark = mark.unwrap_or_default();
+            text.rule("early", &format!(r#"iifname "{device}" {mark}return"#));
+        }
+        text.rule("early", &format!("fib daddr type local {mark}"));
+
+        text.chain("arrive", "type filter hook prerouting priority mangle;");
+        text.rule("arrive", r#"iifname "lo" return"#);
+        if let Some(device) = self.device() {
+            text.rule("arrive", &format!(r#"iifname "{device}" return"#));
+        }
+        if let Some(lock) = &self.lock {
+            let (low, high) = (lock.ephemeral.start(), lock.ephemeral.end());
+            // A connection out of this machine that is older than the filter may
+            // show itself first by what comes in for it.
+            text.rule(
+                "arrive",
+                &format!(
+                    "ct state new tcp flags & (fin | syn | rst | ack) != syn \
+                     tcp dport {low}-{high} return"
+                ),
+            );
+            text.rule(
+                "arrive",
+                &format!("meta nfproto @{YOUNG} ct state new udp dport {low}-{high} return"),
+            );
+        }
+        text.rule(
+            "arrive",
+            &format!(
+                "ct state new ct direction original {}",
+                set("ct mark", self.mark)
+            ),
+        );
+        text.rule(
+            "arrive",
+            &format!("ct direction reply ct mark {ours} {mark}"),
+        );
+
+        text.chain("answer", "type route hook output priority mangle;");
+        text.rule(
+            "answer",
+            &format!("ct direction reply ct mark {ours} {mark}"),
+        );
+        self.choose(text);
+    }
+
+    /// Marks what chosen groups send. Their sockets chose the uplink's address.
+    fn choose(&self, text: &mut Text) {
+        let (Some(chosen), Some(device)) = (&self.chosen, self.device()) else {
+            return;
+        };
+        if chosen.groups.is_empty() {
+            return;
+        }
+        let groups = join(&chosen.groups);
+        let unmarked = format!("meta mark & {:#010x} == 0", self.mark.mask());
+        let mark = set("meta mark", chosen.mark);
+        text.rule(
+            "answer",
+            &format!("meta skgid {{ {groups} }} {unmarked} {mark}"),
+        );
+
+        text.chain("translate", "type nat hook postrouting priority srcnat;");
+        let theirs = is(chosen.mark);
+        text.rule(
+            "translate",
+            &format!(r#"oifname "{device}" meta mark {theirs} masquerade"#),
+        );
+    }
+
+    /// Keeps questions for names from leaving by another way than the tunnel.
+    fn hold_names(&self, text: &mut Text) {
+        refuse(text);
+        text.chain("names", "");
+        text.rule("names", "oifname @inside return");
+        text.rule("names", &format!("meta mark {} return", is(self.mark)));
+        text.rule("names", "ct direction reply return");
+        text.rule("names", "goto refuse");
+        for (chain, hook) in [("send", "output"), ("pass", "forward")] {
+            text.chain(chain, &format!("type filter hook {hook} priority 10;"));
+            text.rule(chain, &format!("{QUESTION} goto names"));
+        }
+    }
+
+    /// Lets nothing leave but what is named.
+    fn close(&self, text: &mut Text) {
+        refuse(text);
+        self.ways(text);
+
+        // What a program is told at once.
+        for (chain, hook) in [("send", "output"), ("pass", "forward")] {
+            text.chain(chain, &format!("type filter hook {hook} priority 10;"));
+            self.free(chain, "goto refuse", text);
+            if chain == "send" {
+                self.own(chain, text);
+            }
+            text.rule(chain, "jump ways");
+            text.rule(chain, "goto refuse");
+        }
+        // What other programs' marks or translations led elsewhere after that.
+        text.chain("last", "type filter hook postrouting priority 350;");
+        self.free("last", "counter drop", text);
+        self.own("last", text);
+        text.rule("last", "jump ways");
+        text.rule("last", "counter drop");
+    }
+
+    /// Everything while the lock is open, and what stays on this machine or
+    /// goes into the tunnel; nothing else with the lease's addresses.
+    fn free(&self, chain: &str, refused: &str, text: &mut Text) {
+        text.rule(chain, &format!("meta nfproto @{OPEN} accept"));
+        text.rule(chain, "oifname @inside accept");
+        if let Some(End { ip4, ip6, .. }) = &self.end {
+            text.rule(chain, &format!("ip saddr {ip4} {refused}"));
+            if let Some(ip6) = ip6 {
+                text.rule(chain, &format!("ip6 saddr {ip6} {refused}"));
+            }
+        }
+    }
+
+    /// Our own datagrams, and what gives this machine addresses and neighbours.
+    fn own(&self, chain: &str, text: &mut Text) {
+        text.rule(chain, &format!("meta mark {} accept", is(self.mark)));
+        for (from, to) in [(68, 67), (67, 68), (546, 547), (547, 546)] {
+            text.rule(chain, &format!("udp sport {from} udp dport {to} accept"));
+        }
+        text.rule(
+            chain,
+            "ip6 hoplimit 255 icmpv6 type { nd-router-solicit, nd-router-advert, \
+             nd-neighbor-solicit, nd-neighbor-advert } accept",
+        );
+        text.rule(
+            chain,
+            "ip6 hoplimit 1 icmpv6 type { mld-listener-report, mld-listener-done, \
+             mld2-listener-report } accept",
+        );
+    }
+
+    /// Answers to what came from outside, and the bypass.
+    fn ways(&self, text: &mut Text) {
+        text.chain("ways", "");
+        let ours = is(self.mark);
+        text.rule("ways", &format!("ct direction reply ct mark {ours} accept"));
+        if self.names {
+            text.rule("ways", &format!("{QUESTION} return"));
+        }
+        text.rule("ways", "ip daddr @bypass4 accept");
+        text.rule("ways", "ip6 daddr @bypass6 accept");
+    }
+
+    fn device(&self) -> Option<&str> {
+        self.end.as_ref().map(|end| end.device.as_str())
+    }
+}
+
+/// Whether nft takes a device's name as it stands, between quotes. A star at
+/// the end would mean any device that begins so.
+pub(super) fn is_plain(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_.-@+".contains(c))
+}
+
+/// The answer to what may not leave: IPv6 TCP hangs on anything but a reset.
+fn refuse(text: &mut Text) {
+    text.chain("refuse", "");
+    text.rule("refuse", "meta l4proto tcp counter reject with tcp reset");
+    text.rule("refuse", "counter reject with icmpx type admin-prohibited");
+}
+
+/// Matches packets or connections with a mark.
+fn is(mark: Mark) -> String {
+    format!("& {:#010x} == {:#010x}", mark.mask(), mark.value())
+}
+
+/// Sets a mark, and leaves the bits outside its mask.
+fn set(of: &str, mark: Mark) -> String {
+    let (others, value) = (!mark.mask(), mark.value());
+
+    format!("{of} set {of} & {others:#010x} | {value:#010x}")
+}
+
+fn join<T: Display>(items: &[T]) -> String {
+    let items: Vec<_> = items.iter().map(ToString::to_string).collect();
+
+    items.join(", ")
+}
+
+/// Commands on one table.
+struct Text<'a> {
+    table: &'a str,
+    commands: Vec<String>,
+}
+
+impl<'a> Text<'a> {
+    fn new(table: &'a str) -> Self {
+        Self {
+            table,
+            commands: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, verb: &str, rest: &str) {
+        let command = format!("{verb} inet {} {rest}", self.table);
+        self.commands.push(command.trim_end().to_owned());
+    }
+
+    /// Adds a chain; an empty `kind` for one that others jump to.
+    fn chain(&mut self, name: &str, kind: &str) {
+        let braced = if kind.is_empty() {
+            String::new()
+        } else {
+            format!(" {{ {kind} }}")
+        };
+        self.push("add chain", &format!("{name}{braced}"));
+    }
+
+    fn rule(&mut self, chain: &str, rule: &str) {
+        self.push("add rule", &format!("{chain} {rule}"));
+    }
+
+    fn set(&mut self, name: &str, kind: &str) {
+        self.push("add set", &format!("{name} {{ {kind} }}"));
+    }
+
+    /// Gives a set these elements and no others.
+    fn elements<T: Display>(&mut self, set: &str, elements: &[T]) {
+        self.push("flush set", set);
+        if !elements.is_empty() {
+            self.push("add element", &format!("{set} {{ {} }}", join(elements)));
+        }
+    }
+}
+
+/// Families for which the lock lets everything pass.
+pub(super) const OPEN: &str = "open";
+
+/// Families whose connections may still be older than the lock.
+pub(super) const YOUNG: &str = "young";
+
+const QUESTION: &str = "meta l4proto { tcp, udp } th dport 53";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+//! Who touches one table of the packet filter (linux/netfilter/nf_tables.h).
+
+use std::io;
+
+use rtnetlink::packet_core::NetlinkBuffer;
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use tokio::io::unix::AsyncFd;
+
+use crate::sys;
+
+/// Hears of every change to the table of one name, whoever makes it.
+pub struct TableWatch {
+    socket: AsyncFd<Socket>,
+    table: String,
+}
+
+/// What was touched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Touch {
+    /// Elements of the set of that name.
+    Elements(String),
+    /// The table, its chains, rules or sets; or events were lost, and anything
+    /// may have been.
+    Any,
+}
+
+impl TableWatch {
+    /// Watches from now on.
+    pub fn new(table: &str) -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.set_non_blocking(true)?;
+        socket.set_rx_buf_sz(BUFFER)?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        socket.add_membership(NFNLGRP_NFTABLES)?;
+
+        Ok(Self {
+            socket: sys::readiness::register(socket)?,
+            table: table.to_owned(),
+        })
+    }
+
+    /// The next touch. Cancelling the wait loses nothing but touches that were
+    /// read together with the one before.
+    pub async fn touched(&mut self) -> io::Result<Touch> {
+        loop {
+            let mut ready = self.socket.readable().await?;
+            match ready.try_io(|socket| read(socket.get_ref(), &self.table)) {
+                Ok(Ok(Some(touch))) => return Ok(touch),
+                Ok(Ok(None)) | Err(_) => {}
+                Ok(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Forgets what has been touched up to now. The kernel tells of a change
+    /// before its maker hears that it is done.
+    pub fn forget(&mut self) {
+        while read(self.socket.get_ref(), &self.table).is_ok() {}
+    }
+}
+
+/// Reads one datagram; `WouldBlock` when there is none.
+fn read(socket: &Socket, table: &str) -> io::Result<Option<Touch>> {
+    let mut buffer = Vec::with_capacity(DATAGRAM);
+    match socket.recv(&mut buffer, 0) {
+        Ok(_) => Ok(parse(&buffer, table)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Some(Touch::Any)),
+        Err(error) => Err(error),
+    }
+}
+
+/// The gravest touch that a datagram of messages tells of.
+fn parse(mut datagram: &[u8], table: &str) -> Option<Touch> {
+    let mut gravest = None;
+    while let Ok(message) = NetlinkBuffer::new_checked(datagram) {
+        let len = message.length() as usize;
+        match touch(message.message_type(), &datagram[HEADER..len], table) {
+            Some(Touch::Any) => return Some(Touch::Any),
+            Some(touch) => gravest = Some(touch),
+            None => {}
+        }
+        datagram = datagram.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+
+    gravest
+}
+
+/// What one message says: `struct nfgenmsg` of 4 bytes, then attributes, whose
+/// first kind is the table's name in all of them.
+fn touch(kind: u16, body: &[u8], table: &str) -> Option<Touch> {
+    let mut name = None;
+    let mut set = None;
+    let mut rest = body.get(GENERIC..)?;
+    while let Some((length, kind)) = rest.first_chunk::<4>().map(attribute) {
+        let value = rest.get(4..length)?;
+        match kind {
+            TABLE => name = text(value),
+            SET => set = text(value),
+            _ => {}
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    if name? != table {
+        return None;
+    }
+
+    match (kind, set) {
+        (NEW_ELEMENTS | DELETED_ELEMENTS, Some(set)) => Some(Touch::Elements(set.to_owned())),
+        _ => Some(Touch::Any),
+    }
+}
+
+/// Length, with these four bytes, and kind, without its flags.
+fn attribute(header: &[u8; 4]) -> (usize, u16) {
+    let [a, b, c, d] = *header;
+    let kind = u16::from_ne_bytes([c, d]) & !(libc::NLA_F_NESTED as u16);
+
+    (u16::from_ne_bytes([a, b]).max(4).into(), kind)
+}
+
+fn text(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(value.strip_suffix(&[0])?).ok()
+}
+
+const NFNLGRP_NFTABLES: u32 = 7;
+
+const NEW_ELEMENTS: u16 = subsystem(12);
+const DELETED_ELEMENTS: u16 = subsystem(14);
+
+/// A message of `NFNL_SUBSYS_NFTABLES`.
+const fn subsystem(message: u16) -> u16 {
+    10 << 8 | message
+}
+
+/// `NFTA_TABLE_NAME`, and the same in chains, rules, sets and elements.
+const TABLE: u16 = 1;
+
+/// `NFTA_SET_ELEM_LIST_SET`; in other messages something that is not asked for.
+const SET: u16 = 2;
+
+/// `struct nlmsghdr`.
+const HEADER: usize = 16;
+
+/// `struct nfgenmsg`.
+const GENERIC: usize = 4;
+
+/// A set of a hundred thousand networks comes as some thousand messages.
+const BUFFER: u32 = 4 << 20;
+
+/// The kernel puts as many messages into one as fit into two pages or so.
+const DATAGRAM: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::netns::isolated;
+    use crate::nft::run;
+
+    async fn next(watch: &mut TableWatch) -> Touch {
+        timeout(Duration::from_secs(5), watch.touched())
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    const MINE: &str = "add table inet mine; add chain inet mine c; \
+                        add set inet mine s { type ipv4_addr; }";
+
+    #[test]
+    fn a_flush_by_another_is_told() {
+        isolated(|_| async {
+            run(MINE).await.unwrap();
+            for change in [
+                "flush ruleset",
+                "add table inet mine; add chain inet mine c",
+                "add rule inet mine c accept",
+                "flush table inet mine",
+                "delete table inet mine",
+            ] {
+                let mut watch = TableWatch::new("mine").unwrap();
+
+                run(change).await.unwrap();
+
+                assert_eq!(next(&mut watch).await, Touch::Any, "{change}");
+            }
+        });
+    }
+
+    #[test]
+    fn elements_are_told_with_their_sets_name() {
+        isolated(|_| async {
+            run(MINE).await.unwrap();
+            let elements = Touch::Elements("s".to_owned());
+            let mut watch = TableWatch::new("mine").unwrap();
+
+            run("add element inet mine s { 192.0.2.1 }").await.unwrap();
+            assert_eq!(next(&mut watch).await, elements);
+            run("flush set inet mine s").await.unwrap();
+            assert_eq!(next(&mut watch).await, elements);
+        });
+    }
+
+    #[test]
+    fn other_tables_are_none_of_its_business_and_what_is_forgotten_is_not_told() {
+        isolated(|_| async {
+            let mut watch = TableWatch::new("mine").unwrap();
+            run(MINE).await.unwrap();
+            watch.forget();
+
+            run("add table inet other; add chain inet other c; flush table inet other")
+                .await
+                .unwrap();
+            run("add element inet mine s { 192.0.2.1 }").await.unwrap();
+
+            assert_eq!(
+                next(&mut watch).await,
+                Touch::Elements("s".to_owned()),
+                "the first that is told"
+            );
+        });
+    }
+}

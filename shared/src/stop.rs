@@ -1,0 +1,11 @@
+//! The request to stop.
+
+/// What a program that stops leaves on the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stop {
+    /// Nothing.
+    #[default]
+    ForGood,
+    /// What the next start takes over: a hub's devices, a spoke's lock.
+    Restart,
+}
