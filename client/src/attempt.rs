@@ -11,7 +11,7 @@ use std::time::Duration;
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::dtls::schedule::Psk;
 use dtun_shared::leaving::Leaving;
-use dtun_shared::udp::UdpSocket;
+use dtun_shared::udp::DialSocket;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -143,7 +143,7 @@ async fn attempt(
     credentials: &Credentials,
     seen: &Seen,
 ) -> Result<Pulse, Failure> {
-    let socket = UdpSocket::connect_by(addr, &credentials.leaving).map_err(DialError::Io)?;
+    let socket = DialSocket::connect_by(addr, &credentials.leaving).map_err(DialError::Io)?;
     let dialled = dial_seen(
         &socket,
         &credentials.psk,

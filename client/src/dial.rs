@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::dtls::schedule::{Psk, Secrets};
-use dtun_shared::udp::UdpSocket;
+use dtun_shared::udp::DialSocket;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -91,7 +91,7 @@ impl DialError {
 /// The socket should be fresh: stale flights of a former handshake that are
 /// still on their way to an older one can then not disturb this one.
 pub async fn dial(
-    socket: &UdpSocket,
+    socket: &DialSocket,
     psk: &Psk,
     hint: &str,
     suites: &[CipherSuite],
@@ -101,7 +101,7 @@ pub async fn dial(
 
 /// The same, noting what comes in for somebody who looks on.
 pub(crate) async fn dial_seen(
-    socket: &UdpSocket,
+    socket: &DialSocket,
     psk: &Psk,
     hint: &str,
     suites: &[CipherSuite],
@@ -119,8 +119,8 @@ pub(crate) async fn dial_seen(
             dialled = &mut handshake => {
                 return dialled.map_err(|error| error.after_refusal(seen.refused()));
             }
-            Some(datagram) = to_send.recv() => socket.try_send_to_peer(&datagram),
-            result = socket.recv(&mut buf) => result.map(|(len, _)| {
+            Some(datagram) = to_send.recv() => socket.try_send(&datagram),
+            result = socket.recv(&mut buf) => result.map(|len| {
                 seen.answered.store(true, Ordering::Relaxed);
                 // A full queue is a flood, and a lost datagram is sent again.
                 if received.try_send(buf[..len].to_vec()).is_err() {

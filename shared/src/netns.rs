@@ -1,6 +1,7 @@
 //! A network namespace for one test: nothing but a loopback, and gone with
 //! the test's thread.
 
+use std::net::IpAddr;
 use std::panic;
 use std::thread;
 
@@ -25,4 +26,16 @@ pub(crate) fn isolated<F: Future<Output = ()>>(test: impl FnOnce(Netlink) -> F +
     if let Err(panicked) = thread::spawn(inside).join() {
         panic::resume_unwind(panicked);
     }
+}
+
+/// Gives the loopback more addresses.
+pub(crate) async fn add_to_lo(netlink: &Netlink, addresses: &[&str]) {
+    let lo = netlink.link("lo").await.unwrap().unwrap().index;
+    for address in addresses {
+        match address.parse().unwrap() {
+            IpAddr::V4(ip) => netlink.add_address_ptp4(lo, ip, ip).await.unwrap(),
+            IpAddr::V6(ip) => netlink.add_address6(lo, ip, None).await.unwrap(),
+        }
+    }
+    netlink.settle(lo).await.unwrap();
 }

@@ -18,7 +18,7 @@ use dtun_shared::dtls::{CipherSuite, RECORD_HEADER};
 use dtun_shared::link;
 use dtun_shared::meta::{Content, HubMeta, MetaError, SpokeMeta};
 use dtun_shared::record::{Opener, Sealer};
-use dtun_shared::udp::{Path, UdpSocket};
+use dtun_shared::udp::{DialSocket, Path};
 use ipnet::IpNet;
 
 use super::pulse::ends_session;
@@ -60,7 +60,7 @@ pub(crate) enum NotOpened {
 /// The socket leaves the runtime with the session: the data path's threads
 /// wait for its datagrams.
 pub(crate) async fn open(
-    socket: UdpSocket,
+    socket: DialSocket,
     hub: SocketAddr,
     dialled: Dialled,
     terms: &Terms,
@@ -128,7 +128,7 @@ pub(crate) async fn open(
 }
 
 async fn first_meta(
-    socket: &UdpSocket,
+    socket: &DialSocket,
     opener: &mut Opener,
     early: Vec<Vec<u8>>,
 ) -> Result<HubMeta, NotOpened> {
@@ -140,7 +140,7 @@ async fn first_meta(
     let mut buf = vec![0; MAX_DATAGRAM];
     loop {
         let len = match socket.recv(&mut buf).await {
-            Ok((len, _)) => len,
+            Ok(len) => len,
             // Anyone can forge what says so; the deadline decides.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => continue,
             Err(error) => return Err(error.into()),
@@ -184,7 +184,7 @@ pub(crate) fn split_record(datagram: &mut [u8]) -> Option<(RecordHeader, &mut [u
 }
 
 /// A goodbye that is lost costs the hub an idle session for a while.
-fn say_goodbye(socket: &UdpSocket, sealer: &Sealer) {
+fn say_goodbye(socket: &DialSocket, sealer: &Sealer) {
     let mut datagram = Vec::new();
     let sealed = sealer.seal(
         ContentType::Alert,
@@ -193,7 +193,7 @@ fn say_goodbye(socket: &UdpSocket, sealer: &Sealer) {
     );
     let sent = sealed
         .map_err(std::io::Error::other)
-        .and_then(|()| socket.try_send_to_peer(&datagram));
+        .and_then(|()| socket.try_send(&datagram));
     if let Err(error) = sent {
         tracing::debug!(%error, "failed to say goodbye");
     }

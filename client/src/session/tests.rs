@@ -7,7 +7,7 @@ use dtun_shared::dtls::header::{ContentType, Look, emit_plaintext, look, records
 use dtun_shared::dtls::schedule::{MasterSecret, Secrets};
 use dtun_shared::meta::{Content, Control, SpokeMeta};
 use dtun_shared::record::{Opener, Sealer};
-use dtun_shared::udp::UdpSocket;
+use dtun_shared::udp::DialSocket;
 use tokio::net::UdpSocket as Peer;
 use tokio::time::timeout;
 
@@ -65,9 +65,9 @@ impl Hub {
 }
 
 /// A session's beginning: the spoke's socket, its part of a handshake, the hub.
-async fn handshake() -> (UdpSocket, Dialled, Hub) {
+async fn handshake() -> (DialSocket, Dialled, Hub) {
     let peer = Peer::bind("127.0.0.1:0").await.unwrap();
-    let socket = UdpSocket::connect(peer.local_addr().unwrap()).unwrap();
+    let socket = DialSocket::connect(peer.local_addr().unwrap()).unwrap();
     let secrets = Secrets {
         suite: CipherSuite::Gcm,
         master_secret: MasterSecret::new([7; 48]),

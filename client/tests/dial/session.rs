@@ -9,7 +9,7 @@ use dtun_shared::dtls::RECORD_HEADER;
 use dtun_shared::dtls::header::{ContentType, records};
 use dtun_shared::dtls::schedule::Psk;
 use dtun_shared::record::{Opener, Sealer};
-use dtun_shared::udp::UdpSocket;
+use dtun_shared::udp::DialSocket;
 
 /// The key of every server in these tests.
 pub(crate) const KEY: &str = "correct horse";
@@ -17,7 +17,7 @@ pub(crate) const KEY: &str = "correct horse";
 pub(crate) const HINT: &str = "spoke-1";
 
 pub(crate) struct Session {
-    socket: UdpSocket,
+    socket: DialSocket,
     sealer: Sealer,
     opener: Opener,
     pub(crate) early: Vec<Vec<u8>>,
@@ -33,7 +33,7 @@ impl Session {
         suites: &[CipherSuite],
         key: &str,
     ) -> Result<Self, DialError> {
-        let socket = UdpSocket::connect(hub).unwrap();
+        let socket = DialSocket::connect(hub).unwrap();
         let psk = Psk::new(key).unwrap();
         let Dialled {
             secrets,
@@ -55,7 +55,7 @@ impl Session {
         self.sealer
             .seal(ContentType::ApplicationData, text.as_bytes(), &mut record)
             .unwrap();
-        self.socket.try_send_to_peer(&record).unwrap();
+        self.socket.try_send(&record).unwrap();
     }
 
     /// The next thing the server says.
@@ -75,7 +75,7 @@ impl Session {
         let mut buf = vec![0; 65_535];
         loop {
             let datagram = if self.early.is_empty() {
-                let (len, _) = self.socket.recv(&mut buf).await.unwrap();
+                let len = self.socket.recv(&mut buf).await.unwrap();
                 buf[..len].to_vec()
             } else {
                 self.early.remove(0)

@@ -21,15 +21,6 @@ impl Control {
         len: 0,
     };
 
-    /// All of it, for the kernel to fill.
-    pub(super) fn room(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-
-    pub(super) fn filled(&self, len: usize) -> &[u8] {
-        &self.bytes[..len.min(ROOM)]
-    }
-
     /// What was emitted.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]

@@ -1,15 +1,13 @@
 use std::io::IoSlice;
 use std::net::Ipv6Addr;
-use std::os::fd::AsFd;
-use std::time::Duration;
 
 use crate::link::Netlink;
 use crate::netns::isolated;
 use crate::packet::ecn::Ecn;
 use crate::packet::vnet::VnetHeader;
-use crate::sys::epoll::{Epoll, Event, Interest};
+use crate::sys::epoll::Interest;
 use crate::tun::Tun;
-use crate::udp::Path;
+use crate::udp::fixture::{path, wait_for};
 use crate::udp::recv::RecvBatch;
 use crate::udp::send::{SendOutcome, Transmit};
 use crate::udp::socket::UdpSocket;
@@ -78,7 +76,7 @@ fn a_router_that_finds_a_datagram_too_big_is_heard_and_not_obeyed() {
             let answer = too_big(&recv(&tun), 1_300);
             tun.try_send(VnetHeader::PLAIN, &[IoSlice::new(&answer)])
                 .unwrap();
-            wait(&hub, Interest::NONE);
+            wait_for(&hub, Interest::NONE);
 
             let nothing = hub.try_recv_batch(&mut RecvBatch::new(1).unwrap());
             assert_eq!(nothing.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
@@ -94,7 +92,7 @@ fn a_router_that_finds_a_datagram_too_big_is_heard_and_not_obeyed() {
             assert!(recv(&tun).len() > 1_340);
             tun.try_send(VnetHeader::PLAIN, &[IoSlice::new(&answer)])
                 .unwrap();
-            wait(&hub, Interest::NONE);
+            wait_for(&hub, Interest::NONE);
             assert!(matches!(hub.try_send_batch(&message), SendOutcome::Sent));
             assert!(recv(&tun).len() > 1_340);
             hub.path_mtu_events(|_, _| {}).unwrap();
@@ -180,27 +178,12 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
 }
 
 fn recv(tun: &Tun) -> Vec<u8> {
-    wait(tun, Interest::READ);
+    wait_for(tun, Interest::READ);
     let mut buf = vec![0; 1 << 16];
     let (_, len) = tun.try_recv(&mut buf).unwrap();
     buf.truncate(len);
 
     buf
-}
-
-fn wait(on: &impl AsFd, interest: Interest) {
-    let epoll = Epoll::new().unwrap();
-    epoll.add(on.as_fd(), 0, interest).unwrap();
-    let deadline = Some(Duration::from_secs(5));
-
-    assert_eq!(epoll.wait(&mut [Event::EMPTY], deadline).unwrap(), 1);
-}
-
-fn path(peer: &str) -> Path {
-    Path {
-        peer: peer.parse().unwrap(),
-        local: None,
-    }
 }
 
 async fn prepare(netlink: &Netlink, tun: &Tun) {

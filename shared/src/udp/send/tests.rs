@@ -1,16 +1,15 @@
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::process::Command;
-use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::link::Netlink;
-use crate::netns::isolated;
-use crate::sys::epoll::{Epoll, Event, Interest};
+use crate::netns::{add_to_lo, isolated};
+use crate::sys::epoll::Interest;
 use crate::sys::seccomp;
 use crate::sys::socket::set_int;
+use crate::udp::fixture::{path, wait_for};
 use crate::udp::recv::{Message, RecvBatch};
 
 const HUB: &str = "[::]:443";
@@ -429,14 +428,6 @@ fn assert_same(datagrams: &[Datagram], messages: &[Transmit<'_>]) {
     assert!(got.eq(expected));
 }
 
-fn wait_for(socket: &UdpSocket, interest: Interest) {
-    let epoll = Epoll::new().unwrap();
-    epoll.add(socket.as_fd(), 0, interest).unwrap();
-    let deadline = Some(Duration::from_secs(5));
-
-    assert_eq!(epoll.wait(&mut [Event::EMPTY], deadline).unwrap(), 1);
-}
-
 fn transmit<'a>(path: &'a Path, contents: &'a [u8]) -> Transmit<'a> {
     Transmit {
         path,
@@ -445,24 +436,6 @@ fn transmit<'a>(path: &'a Path, contents: &'a [u8]) -> Transmit<'a> {
         ecn: Ecn::NotEct,
         df: false,
     }
-}
-
-fn path(peer: &str) -> Path {
-    Path {
-        peer: peer.parse::<SocketAddr>().unwrap(),
-        local: None,
-    }
-}
-
-async fn add_to_lo(netlink: &Netlink, addresses: &[&str]) {
-    let lo = netlink.link("lo").await.unwrap().unwrap().index;
-    for address in addresses {
-        match address.parse().unwrap() {
-            IpAddr::V4(ip) => netlink.add_address_ptp4(lo, ip, ip).await.unwrap(),
-            IpAddr::V6(ip) => netlink.add_address6(lo, ip, None).await.unwrap(),
-        }
-    }
-    netlink.settle(lo).await.unwrap();
 }
 
 /// Makes the loopback as slow as `tbf` is told.

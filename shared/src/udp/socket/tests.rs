@@ -1,8 +1,11 @@
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddrV6};
 
 use super::*;
-use crate::netns::isolated;
+use crate::link::Via;
+use crate::netns::{add_to_lo, isolated};
+use crate::udp::LocalAddr;
+use crate::udp::fixture::{path, recv};
 use crate::udp::recv::RecvBatch;
 
 #[test]
@@ -81,18 +84,82 @@ fn the_send_buffer_is_what_was_asked_for() {
     });
 }
 
-#[tokio::test]
-async fn a_socket_that_dialled_goes_on_for_packets() {
-    let hub = UdpSocket::listen("127.0.0.1:0".parse().unwrap()).unwrap();
-    let dial = super::super::UdpSocket::connect(hub.local_addr().unwrap()).unwrap();
-    let spoke = dial.for_packets().unwrap();
-    drop(dial);
+#[test]
+fn a_reply_leaves_from_the_address_that_was_asked_in_both_families() {
+    isolated(|netlink| async move {
+        let addresses = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"];
+        add_to_lo(&netlink, &addresses).await;
+        let hub = UdpSocket::listen("[::]:443".parse().unwrap()).unwrap();
 
+        for asked in addresses.map(|ip| ip.parse::<IpAddr>().unwrap()) {
+            let came = ask_and_answer(&hub, (asked, 443).into());
+
+            assert_eq!(came.local.map(|local| local.ip), Some(asked));
+            assert_eq!(came.peer.is_ipv4(), asked.is_ipv4());
+        }
+    });
+}
+
+#[test]
+fn a_link_local_peer_is_answered_on_its_link() {
+    isolated(|netlink| async move {
+        add_to_lo(&netlink, &["fe80::1"]).await;
+        let lo = netlink.link("lo").await.unwrap().unwrap().index;
+        let hub = UdpSocket::listen("[::]:443".parse().unwrap()).unwrap();
+        let asked = SocketAddrV6::new("fe80::1".parse().unwrap(), 443, 0, lo);
+
+        let came = ask_and_answer(&hub, asked.into());
+
+        assert_eq!(came.local.map(|local| local.ifindex), Some(lo));
+    });
+}
+
+#[test]
+fn an_ipv4_only_listener_answers_too() {
+    isolated(|netlink| async move {
+        add_to_lo(&netlink, &["192.0.2.1"]).await;
+        let hub = UdpSocket::listen("0.0.0.0:443".parse().unwrap()).unwrap();
+
+        ask_and_answer(&hub, "192.0.2.1:443".parse().unwrap());
+    });
+}
+
+#[test]
+fn an_address_that_went_away_is_an_error_of_that_datagram() {
+    isolated(|netlink| async move {
+        add_to_lo(&netlink, &["192.0.2.1"]).await;
+        let lo = netlink.link("lo").await.unwrap().unwrap().index;
+        let net = "198.51.100.0/24".parse().unwrap();
+        netlink.add_route(net, Via::Device(lo)).await.unwrap();
+        let hub = UdpSocket::listen("[::]:443".parse().unwrap()).unwrap();
+        let fresh = path("198.51.100.1:7");
+        let stale = Path {
+            local: Some(LocalAddr {
+                ip: "192.0.2.99".parse().unwrap(),
+                ifindex: 0,
+            }),
+            ..fresh
+        };
+
+        hub.try_send(b"answer", &stale).unwrap_err();
+        hub.try_send(b"answer", &fresh).unwrap();
+    });
+}
+
+/// Asks the hub at an address, and returns the way the question came. The
+/// spoke is connected, so an answer from another address is not heard.
+fn ask_and_answer(hub: &UdpSocket, asked: SocketAddr) -> Path {
+    let spoke = UdpSocket::connect(asked).unwrap();
     spoke.try_send(b"question", &ANY).unwrap();
+    let (question, came) = recv(hub);
+    assert_eq!(question, b"question");
+    assert_eq!(came.peer.port(), spoke.local_addr().unwrap().port());
 
-    let mut batch = RecvBatch::new(8).unwrap();
-    hub.try_recv_batch(&mut batch).unwrap();
-    assert_eq!(batch.split().0[0].path.peer, spoke.local_addr().unwrap());
+    hub.try_send(b"answer", &came).unwrap();
+    let (answer, way) = recv(&spoke);
+    assert_eq!((&answer[..], way.peer.ip()), (&b"answer"[..], asked.ip()));
+
+    came
 }
 
 /// For a connected socket, which ignores it.
