@@ -19,7 +19,7 @@ mod scratch;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +42,9 @@ use record::Record;
 pub(crate) struct Resolvers {
     places: Arc<Places>,
     standing: Option<Standing>,
+    /// Whom the machine asked without the tunnel, the last time that it asked
+    /// anybody.
+    known: Vec<SocketAddr>,
 }
 
 /// What was set, or is about to be.
@@ -49,7 +52,7 @@ pub(crate) struct Resolvers {
 struct Standing {
     wish: Wish,
     /// Whom the machine asked before.
-    before: Vec<IpAddr>,
+    before: Vec<SocketAddr>,
     /// It is to be undone, and must not be set any more.
     revoked: Arc<AtomicBool>,
     guard: Option<Guard>,
@@ -67,6 +70,7 @@ impl Resolvers {
         Self {
             places: Arc::new(places),
             standing: None,
+            known: Vec::new(),
         }
     }
 
@@ -89,10 +93,11 @@ impl Resolvers {
         }
         self.restore().await;
 
+        let before = self.before();
         let revoked = Arc::new(AtomicBool::new(false));
         // First, for a `restore` that comes when this call was given up.
         let standing = self.standing.insert(Standing {
-            before: self.places.behind(&self.places.asked()),
+            before,
             revoked: Arc::clone(&revoked),
             wish: wish.clone(),
             guard: None,
@@ -140,29 +145,34 @@ impl Resolvers {
 
     /// Whom the machine asks without the tunnel, as it is now: where a
     /// resolver on this machine says whom it asks itself, those. To be asked
-    /// when the tunnel is dead.
-    pub(crate) fn before(&self) -> Vec<IpAddr> {
-        let asked = self.places.asked();
+    /// when the tunnel is dead. While the machine asks nobody, as between two
+    /// networks, whom it asked last.
+    pub(crate) fn before(&mut self) -> Vec<SocketAddr> {
+        let servers = self.look();
+        if !servers.is_empty() {
+            self.known = servers;
+        }
+
+        self.known.clone()
+    }
+
+    fn look(&self) -> Vec<SocketAddr> {
         let Some(standing) = &self.standing else {
-            return self.places.behind(&asked);
+            return self.places.behind(&self.places.asked());
         };
-        let replaced = self
-            .places
-            .own_record(&standing.wish.device)
-            .and_then(|path| Record::load(&path).ok()?.replaced);
+        let record = self.places.own_record(&standing.wish.device);
+        let replaced = record.and_then(|path| Record::load(&path).ok()?.replaced);
         let asked = match replaced {
             Some(replaced) => replaced.asked_before(&place(&self.places.resolv_conf)),
-            None => asked,
+            None => self.places.asked(),
         };
 
-        // Systemd-resolved lists ours among all.
+        // Systemd-resolved and resolvconf list ours among all.
         let mut servers = self.places.behind(&asked);
         servers.retain(|server| {
-            !standing.wish.servers.contains(server) || standing.before.contains(server)
+            !standing.wish.servers.contains(&server.ip()) || standing.before.contains(server)
         });
-        if servers.is_empty() {
-            return standing.before.clone();
-        }
+
         servers
     }
 }

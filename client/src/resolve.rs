@@ -16,8 +16,6 @@ use dtun_shared::leaving::Leaving;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-pub(crate) use outside::NameServers;
-
 /// Whom to ask past the tunnel, and how.
 #[derive(Clone, Debug)]
 pub(crate) struct Outside {

@@ -29,7 +29,7 @@ use crate::firewall::Ending;
 use crate::hint::{default_hint, random};
 use crate::hooks::Hooks;
 use crate::report::Teller;
-use crate::resolve::{NameServers, Outside};
+use crate::resolve::Outside;
 use crate::routes::RouteWhat;
 use crate::session::{Pulse, Terms};
 use crate::side::{Notes, SpokeSide};
@@ -81,7 +81,6 @@ struct Spoke {
     hooks: Hooks,
     /// What the hooks were told last; none while the tunnel is down for them.
     hooked: Option<Hooked>,
-    name_servers: NameServers,
     /// The hub's last good addresses.
     known: Vec<SocketAddr>,
     backoff: Backoff,
@@ -151,7 +150,6 @@ impl Spoke {
             tunnel: None,
             device: None,
             hooked: None,
-            name_servers: NameServers::default(),
             known: Vec::new(),
             backoff: Backoff::default(),
             teller: Teller::default(),
@@ -262,7 +260,7 @@ impl Spoke {
         leaving.mark?;
 
         Some(Outside {
-            servers: self.name_servers.look(&[]),
+            servers: self.steering.name_servers(),
             leaving,
         })
     }

@@ -6,7 +6,7 @@
 //! between leaves nothing that holds traffic up.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -111,7 +111,7 @@ impl Steering {
     }
 
     /// Whom the machine asks without the tunnel.
-    pub(crate) fn name_servers(&self) -> Vec<IpAddr> {
+    pub(crate) fn name_servers(&mut self) -> Vec<SocketAddr> {
         self.resolvers.before()
     }
 

@@ -1,9 +1,11 @@
 //! `-dns`: the machine's resolvers for the time of the tunnel.
 
 use std::fs;
+use std::net::{IpAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgid};
@@ -11,10 +13,12 @@ use nix::unistd::{Pid, getpgid};
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
 use crate::network::{Host, Network};
+use crate::picture::{PATIENCE, Picture};
 use crate::resolver::Resolver;
 use crate::scratch::Scratch;
 use crate::tunnel::{HUB4, Hub, SOON, Spoke};
 use crate::wait::{until, until_true};
+use crate::watch::Watch;
 
 const THEIRS: &str = "# of the owner\nnameserver 198.18.2.1\nsearch lan\n";
 
@@ -28,17 +32,84 @@ fn names_are_asked_by_the_tunnel_and_then_of_the_lan_again() {
     host.etc("resolv.conf", THEIRS);
     let lan = Resolver::start(&network.router, host.gateway4(), [192, 0, 2, 1]);
     assert_eq!(address_of(&host, "www.example"), "192.0.2.1");
-    let asked = lan.asked();
+    let asked = lan.askers();
 
     let mut spoke = Spoke::start_on(host, &DNS);
     spoke.line("resolvers set servers=10.0.0.1");
+    let lease = spoke.lease();
     let far = Resolver::start(&hub.host, HUB4, [203, 0, 113, 1]);
     assert_eq!(address_of(&spoke.host, "www.example"), "203.0.113.1");
-    assert!(far.asked() > 0);
-    assert_eq!(lan.asked(), asked);
+    assert!(far.askers().contains(&lease.ip4));
+    assert_eq!(lan.askers(), asked);
 
     assert!(spoke.terminate().success());
     assert_eq!(address_of(&spoke.host, "www.example"), "192.0.2.1");
+}
+
+#[test]
+fn in_a_full_tunnel_no_question_leaves_by_the_uplink() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    laptop.etc("resolv.conf", THEIRS);
+    let (near, far) = (&picture.network.router, &picture.hub.host);
+    let watch = Watch::new(near, "prerouting");
+    watch.count(
+        "asked",
+        "iifname host2 meta l4proto { udp, tcp } th dport 53",
+        "",
+    );
+    let lan = [IpAddr::from(laptop.gateway4()), laptop.gateway6().into()];
+    let ask_lan = || {
+        laptop.enter(|| {
+            for ip in lan {
+                let socket = UdpSocket::bind(if ip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" });
+                socket.unwrap().send_to(b"?", (ip, 53)).unwrap();
+                // Refused, or not answered, as it may be: it was asked.
+                drop(TcpStream::connect_timeout(&(ip, 53).into(), TRIED));
+            }
+        });
+    };
+    ask_lan();
+    assert!(watch.packets("asked") >= 4);
+
+    let flags = [
+        "-route",
+        "default",
+        "-bypass",
+        "@private,198.18.0.0/15",
+        DNS[0],
+        DNS[1],
+    ];
+    let mut spoke = picture.spoke(&laptop, &flags);
+    spoke.line("tunnel up");
+    let _far = Resolver::start(far, HUB4, [203, 0, 113, 1]);
+    let before = watch.packets("asked");
+    ask_lan();
+    assert_eq!(address_of(&laptop, "www.example"), "203.0.113.1");
+
+    assert_eq!(watch.packets("asked"), before);
+}
+
+#[test]
+fn a_hub_that_moved_is_found_though_its_name_is_asked_in_the_dead_tunnel() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let resolver = picture.network.host(4);
+    let names = Resolver::start(&resolver, resolver.ip4(), [198, 18, 1, 2]);
+    laptop.etc("resolv.conf", &format!("nameserver {}\n", resolver.ip4()));
+    let words =
+        "-key foo -connect hub.example:443 -id laptop -keepalive 1s -route default -fallback never";
+    let words: Vec<_> = words.split(' ').chain(DNS).collect();
+    let mut spoke = Daemon::dtun(&laptop, &words);
+    spoke.line("tunnel up");
+
+    names.set([198, 18, 1, 77]);
+    picture.move_hub_silently();
+    spoke.line("tunnel down");
+    let line = spoke.line_within("tunnel up", PATIENCE);
+
+    assert!(line.contains("hub=198.18.1.77:443"), "{line}");
+    assert_eq!(asked(&etc(&laptop)), ["10.0.0.1"]);
 }
 
 #[test]
@@ -431,6 +502,9 @@ impl Machine {
         names
     }
 }
+
+/// For a connection that need not come about.
+const TRIED: Duration = Duration::from_millis(300);
 
 const TO_HUB: [&str; 4] = ["-connect", "198.18.1.2:443", "-id", "spoke2"];
 

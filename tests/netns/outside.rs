@@ -1,16 +1,10 @@
 //! The program's own datagrams outside the tunnel: marks, uplinks, and the
 //! question for the hub's name.
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::Duration;
-
 use crate::daemon::Daemon;
-use crate::namespace::Netns;
 use crate::network::connect;
 use crate::picture::{HUB_AT_WWW4, HUB_AT_WWW6, PATIENCE, Picture, WWW4, WWW6, seen};
+use crate::resolver::Resolver;
 use crate::traffic::Flow;
 use crate::watch::Watch;
 
@@ -93,7 +87,7 @@ fn a_hub_that_moved_is_found_while_the_tunnel_is_dead() {
     let picture = Picture::new();
     let laptop = picture.network.host(2);
     let resolver = picture.network.host(4);
-    let names = Names::serve(&resolver, "hub.example", Ipv4Addr::new(198, 18, 1, 2));
+    let names = Resolver::start(&resolver, resolver.ip4(), [198, 18, 1, 2]);
     laptop.etc("resolv.conf", &format!("nameserver {}\n", resolver.ip4()));
     let mut spoke = Daemon::dtun(
         &laptop,
@@ -115,103 +109,12 @@ fn a_hub_that_moved_is_found_while_the_tunnel_is_dead() {
     spoke.line("tunnel up");
     assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
 
-    names.set(Ipv4Addr::new(198, 18, 1, 77));
+    names.set([198, 18, 1, 77]);
     picture.move_hub_silently();
     spoke.line("tunnel down");
     let line = spoke.line_within("tunnel up", PATIENCE);
 
     assert!(line.contains("hub=198.18.1.77:443"), "{line}");
     assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
-    assert!(names.asked_by(laptop.ip4()));
-}
-
-/// A name server that knows one name.
-struct Names {
-    state: Arc<State>,
-    thread: Option<JoinHandle<()>>,
-}
-
-struct State {
-    name: String,
-    address: Mutex<Ipv4Addr>,
-    askers: Mutex<Vec<IpAddr>>,
-    done: AtomicBool,
-}
-
-impl Names {
-    fn serve(netns: &Netns, name: &str, address: Ipv4Addr) -> Self {
-        let socket = netns.enter(|| UdpSocket::bind("0.0.0.0:53").unwrap());
-        socket
-            .set_read_timeout(Some(Duration::from_millis(100)))
-            .unwrap();
-        let state = Arc::new(State {
-            name: name.to_owned(),
-            address: Mutex::new(address),
-            askers: Mutex::default(),
-            done: AtomicBool::new(false),
-        });
-        let thread = Some(std::thread::spawn({
-            let state = Arc::clone(&state);
-            move || state.run(&socket)
-        }));
-
-        Self { state, thread }
-    }
-
-    fn set(&self, address: Ipv4Addr) {
-        *self.state.address.lock().unwrap() = address;
-    }
-
-    fn asked_by(&self, ip: Ipv4Addr) -> bool {
-        self.state.askers.lock().unwrap().contains(&ip.into())
-    }
-}
-
-impl State {
-    fn run(&self, socket: &UdpSocket) {
-        let mut buf = [0; 512];
-        while !self.done.load(Ordering::Relaxed) {
-            let Ok((len, peer)) = socket.recv_from(&mut buf) else {
-                continue;
-            };
-            self.askers.lock().unwrap().push(peer.ip());
-            socket.send_to(&self.answer(&buf[..len]), peer).unwrap();
-        }
-    }
-
-    fn answer(&self, question: &[u8]) -> Vec<u8> {
-        let mut body: Vec<u8> = self.name.split('.').flat_map(label).collect();
-        body.extend([0, 0]);
-        let (is_known, is_four) = (
-            question[12..].starts_with(&body),
-            question.get(12 + body.len()) == Some(&1),
-        );
-
-        // The additional record of a question is not repeated.
-        let mut answer = question[..12 + body.len() + 3].to_vec();
-        answer[2..4].copy_from_slice(&[0x81, if is_known { 0x80 } else { 0x83 }]);
-        answer[6..12].fill(0);
-        if is_known && is_four {
-            answer[7] = 1;
-            answer.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\0\0\x04");
-            answer.extend(self.address.lock().unwrap().octets());
-        }
-
-        answer
-    }
-}
-
-fn label(text: &str) -> impl Iterator<Item = u8> {
-    std::iter::once(text.len() as u8).chain(text.bytes())
-}
-
-impl Drop for Names {
-    fn drop(&mut self) {
-        self.state.done.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            eprintln!("the name server panicked");
-        }
-    }
+    assert!(names.askers().contains(&laptop.ip4().into()));
 }

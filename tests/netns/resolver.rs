@@ -2,22 +2,22 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::namespace::Netns;
 
-/// Gives every name the one IPv4 address, and counts the questions.
+/// Gives every name the one IPv4 address, and remembers who asked.
 pub(crate) struct Resolver {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 struct Shared {
-    answer: [u8; 4],
-    asked: AtomicUsize,
+    answer: Mutex<[u8; 4]>,
+    askers: Mutex<Vec<IpAddr>>,
     over: AtomicBool,
 }
 
@@ -27,8 +27,8 @@ impl Resolver {
         let socket = netns.enter(|| UdpSocket::bind(at).unwrap());
         socket.set_read_timeout(Some(TURN)).unwrap();
         let shared = Arc::new(Shared {
-            answer,
-            asked: AtomicUsize::new(0),
+            answer: Mutex::new(answer),
+            askers: Mutex::default(),
             over: AtomicBool::new(false),
         });
         let thread = {
@@ -42,9 +42,14 @@ impl Resolver {
         }
     }
 
-    /// How many questions have come so far.
-    pub(crate) fn asked(&self) -> usize {
-        self.shared.asked.load(Ordering::SeqCst)
+    /// The address that it gives from now on.
+    pub(crate) fn set(&self, answer: [u8; 4]) {
+        *self.shared.answer.lock().unwrap() = answer;
+    }
+
+    /// Who asked, once for each question that has come so far.
+    pub(crate) fn askers(&self) -> Vec<IpAddr> {
+        self.shared.askers.lock().unwrap().clone()
     }
 }
 
@@ -65,7 +70,7 @@ impl Shared {
         while !self.over.load(Ordering::SeqCst) {
             match socket.recv_from(&mut question) {
                 Ok((len, from)) => {
-                    self.asked.fetch_add(1, Ordering::SeqCst);
+                    self.askers.lock().unwrap().push(from.ip());
                     // An asker that is gone by now gets no answer.
                     drop(socket.send_to(&self.answer_to(&question[..len]), from));
                 }
@@ -90,7 +95,7 @@ impl Shared {
         answer.extend(&question[12..end]);
         if is_a {
             answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
-            answer.extend(self.answer);
+            answer.extend(*self.answer.lock().unwrap());
         }
 
         answer

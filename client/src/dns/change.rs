@@ -5,9 +5,11 @@
 //! others: to be called where blocking does no harm.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use super::conf::{compose, name_servers, record_in};
 use super::file::{Held, place, remove};
@@ -218,10 +220,11 @@ fn check_file(
     mut record: Record,
 ) -> Result<Checked, ResolversError> {
     let place = place(&places.resolv_conf);
-    let now = Held::read(&place).map_err(|source| write_error(&place, source))?;
     let Some(replaced) = record.replaced.take() else {
         return Ok(Checked::Stands);
     };
+    let now = settled(&place, |now| replaced.stands(now, &place))
+        .map_err(|source| write_error(&place, source))?;
     if replaced.stands(&now, &place) {
         return Ok(Checked::Stands);
     }
@@ -235,6 +238,23 @@ fn check_file(
     replace(places, wish, path, &mut record, before)?;
 
     Ok(Checked::Again)
+}
+
+/// What stands at a path when nobody is amid writing it, unless it is `enough`.
+fn settled(path: &Path, enough: impl Fn(&Held) -> bool) -> io::Result<Held> {
+    let mut now = Held::read(path)?;
+    for _ in 0..LOOKS {
+        if enough(&now) {
+            break;
+        }
+        thread::sleep(PAUSE);
+        let before = std::mem::replace(&mut now, Held::read(path)?);
+        if now == before {
+            break;
+        }
+    }
+
+    Ok(now)
 }
 
 fn undo_locked(places: &Places, path: &Path) -> Result<(), ResolversError> {
@@ -331,7 +351,8 @@ fn clear_resolvconf(places: &Places, name: &str) {
 fn is_missing_from_resolved(places: &Places, wish: &Wish) -> bool {
     std::fs::read(&places.resolved).is_ok_and(|text| {
         let listed = name_servers(&text);
-        wish.servers.iter().any(|server| !listed.contains(server))
+        let is_listed = |server: &IpAddr| listed.iter().any(|listed| listed.ip() == *server);
+        !wish.servers.iter().all(is_listed)
     })
 }
 
@@ -339,9 +360,10 @@ fn is_missing_from_resolved(places: &Places, wish: &Wish) -> bool {
 /// resolver on this machine, which resolvconf tells of them.
 fn is_asked_by_resolvconf(places: &Places, wish: &Wish) -> bool {
     let asked = places.asked();
-    let is_local = asked.iter().all(IpAddr::is_loopback);
+    let is_local = asked.iter().all(|server| server.ip().is_loopback());
 
-    asked.first() == wish.servers.first() || (is_local && is_of_resolvconf(places))
+    asked.first().map(SocketAddr::ip).as_ref() == wish.servers.first()
+        || (is_local && is_of_resolvconf(places))
 }
 
 fn is_of_resolvconf(places: &Places) -> bool {
@@ -360,3 +382,9 @@ fn write_error(path: &Path, source: io::Error) -> ResolversError {
         source,
     }
 }
+
+/// Somebody who writes a few lines is done within.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Whoever goes on writing is not waited for any longer.
+const LOOKS: usize = 20;

@@ -1,5 +1,5 @@
-//! The text of resolv.conf(5): whom it asks, and what we write there. Pure:
-//! no file is touched.
+//! The text of resolv.conf(5): whom it asks, and what we write there. No file
+//! is touched.
 //!
 //! The first line of ours names the file that keeps what was there before, so
 //! that another process of ours, and a puzzled owner, can find it.
@@ -7,18 +7,20 @@
 #![warn(clippy::disallowed_methods)]
 
 use std::ffi::OsStr;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-/// The name servers, as the C library reads them.
-pub(super) fn name_servers(text: &[u8]) -> Vec<IpAddr> {
+/// The name servers, as the C library reads them; a link-local one whose link
+/// is not there is none.
+pub(super) fn name_servers(text: &[u8]) -> Vec<SocketAddr> {
     String::from_utf8_lossy(text)
         .lines()
         .filter_map(|line| line.strip_prefix("nameserver"))
         .filter(|rest| rest.starts_with([' ', '\t']))
         .filter_map(|rest| rest.split_whitespace().next())
-        .filter_map(|word| word.split('%').next()?.parse().ok())
+        .filter(|word| is_address(word))
+        .filter_map(|word| (word, PORT).to_socket_addrs().ok()?.next())
         .collect()
 }
 
@@ -61,6 +63,13 @@ pub(super) fn record_in(text: &[u8]) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(path)))
 }
 
+/// Whether the system's resolver takes a text for an address, and asks nobody.
+fn is_address(text: &str) -> bool {
+    let address = text.split_once('%').map_or(text, |(address, _)| address);
+
+    address.parse::<IpAddr>().is_ok()
+}
+
 fn first_line(record: &Path) -> Vec<u8> {
     let mut line = FIRST.to_vec();
     line.extend(record.as_os_str().as_bytes());
@@ -92,6 +101,8 @@ fn is_torn(now: &[u8], new: &[u8], old: &[u8]) -> bool {
         && now[new.len()..] == old[new.len()..]
 }
 
+const PORT: u16 = 53;
+
 /// How the first line of ours begins; the record's path follows.
 const FIRST: &[u8] = b"# dtun keeps what was here in ";
 
@@ -112,10 +123,14 @@ mod tests {
     #[test]
     fn name_servers_are_read_as_the_c_library_reads_them() {
         let text =
-            b"# local\nnameserver 192.0.2.53\nsearch lan\nnameserver\tfe80::1%eth0 # router\n\
-                     nameserver\nnameservers 192.0.2.1\n nameserver 192.0.2.2\n\xffnameserver 1\n";
+            b"# local\nnameserver 192.0.2.53\nsearch lan\nnameserver\tfe80::1%lo # router\n\
+                     nameserver\nnameserver ns.example\nnameservers 192.0.2.1\n nameserver 192.0.2.2\n\xffnameserver 1\n";
 
-        assert_eq!(name_servers(text), ips(["192.0.2.53", "fe80::1"]));
+        let expected = ["192.0.2.53:53", "[fe80::1%1]:53"];
+        assert_eq!(
+            name_servers(text),
+            expected.map(|text| text.parse::<SocketAddr>().unwrap())
+        );
     }
 
     #[test]

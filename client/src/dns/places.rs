@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::conf::name_servers;
@@ -92,14 +92,14 @@ impl Places {
     }
 
     /// Whom the machine asks now, as resolv.conf says.
-    pub(super) fn asked(&self) -> Vec<IpAddr> {
+    pub(super) fn asked(&self) -> Vec<SocketAddr> {
         name_servers(&fs::read(&self.resolv_conf).unwrap_or_default())
     }
 
     /// The servers behind those that are asked: a resolver on this machine is
     /// none, where it says whom it asks itself.
-    pub(super) fn behind(&self, asked: &[IpAddr]) -> Vec<IpAddr> {
-        let is_elsewhere = |server: &IpAddr| !server.is_loopback();
+    pub(super) fn behind(&self, asked: &[SocketAddr]) -> Vec<SocketAddr> {
+        let is_elsewhere = |server: &SocketAddr| !server.ip().is_loopback();
         let elsewhere: Vec<_> = asked.iter().copied().filter(is_elsewhere).collect();
         if !elsewhere.is_empty() {
             return elsewhere;
@@ -132,8 +132,10 @@ impl Places {
 }
 
 /// Systemd-resolved's addresses on this machine (systemd-resolved.service(8)).
-pub(super) fn is_stub(server: &IpAddr) -> bool {
-    *server == IpAddr::from([127, 0, 0, 53]) || *server == IpAddr::from([127, 0, 0, 54])
+pub(super) fn is_stub(server: &SocketAddr) -> bool {
+    let stubs = [[127, 0, 0, 53], [127, 0, 0, 54]].map(IpAddr::from);
+
+    stubs.contains(&server.ip())
 }
 
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";

@@ -21,7 +21,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -167,7 +167,7 @@ impl Replaced {
     }
 
     /// The servers that were asked before.
-    pub(super) fn asked_before(&self, path: &Path) -> Vec<IpAddr> {
+    pub(super) fn asked_before(&self, path: &Path) -> Vec<SocketAddr> {
         conf::name_servers(&self.before.content(path))
     }
 }

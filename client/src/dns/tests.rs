@@ -136,6 +136,12 @@ fn ips(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
+fn before(resolvers: &mut Resolvers) -> Vec<IpAddr> {
+    let servers = resolvers.before();
+
+    servers.iter().map(SocketAddr::ip).collect()
+}
+
 fn asked(text: &str) -> Vec<&str> {
     text.lines()
         .filter_map(|line| line.strip_prefix("nameserver "))
@@ -450,11 +456,11 @@ fn resolvconf_that_is_resolvectl_by_another_name_is_none() {
 async fn before_are_the_servers_that_are_not_ours() {
     let machine = Machine::new();
     let mut resolvers = Resolvers::at(machine.places.clone());
-    assert_eq!(resolvers.before(), ips(&["192.0.2.53"]));
+    assert_eq!(before(&mut resolvers), ips(&["192.0.2.53"]));
 
     resolvers.set("dtun0", 7, &machine.wish.servers).await;
     assert_eq!(asked(&machine.read()), ["10.0.0.1", "fc00::1"]);
-    assert_eq!(resolvers.before(), ips(&["192.0.2.53"]));
+    assert_eq!(before(&mut resolvers), ips(&["192.0.2.53"]));
 
     machine.write("nameserver 127.0.0.53\n");
     let listed = &machine.places.resolved;
@@ -471,11 +477,15 @@ async fn before_are_the_servers_that_are_not_ours() {
     tokio::time::timeout(Duration::from_secs(20), set_again)
         .await
         .unwrap();
-    assert_eq!(resolvers.before(), ips(&["192.0.2.1"]));
+    assert_eq!(before(&mut resolvers), ips(&["192.0.2.1"]));
 
     resolvers.restore().await;
     assert_eq!(machine.read(), "nameserver 127.0.0.53\n");
     assert!(machine.records().is_empty());
+
+    fs::remove_file(listed).unwrap();
+    machine.write("# no network\n");
+    assert_eq!(before(&mut resolvers), ips(&["192.0.2.1"]));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use dtun_shared::leaving::Leaving;
@@ -15,35 +15,6 @@ use tokio::time::{sleep, timeout};
 use super::message::{Kind, Question};
 use crate::hint::random;
 
-/// The name servers of the machine's uplinks.
-#[derive(Debug, Default)]
-pub(crate) struct NameServers {
-    /// As of the last time that there were any.
-    known: Vec<SocketAddr>,
-}
-
-impl NameServers {
-    /// Looks at what the machine uses now, but for those of the tunnel.
-    pub(crate) fn look(&mut self, of_tunnel: &[IpAddr]) -> Vec<SocketAddr> {
-        let mut found = Vec::new();
-        for file in FILES {
-            let text = std::fs::read_to_string(file).unwrap_or_default();
-            for server in servers(&text) {
-                let is_ours = of_tunnel.contains(&server.ip()) || STUBS.contains(&server.ip());
-                if !is_ours && !found.contains(&server) {
-                    found.push(server);
-                }
-            }
-        }
-        if !found.is_empty() {
-            found.truncate(MOST);
-            self.known = found;
-        }
-
-        self.known.clone()
-    }
-}
-
 /// The addresses of a host; the first server that knows any is believed. Waits
 /// for ever where none does.
 pub(super) async fn ask(
@@ -52,7 +23,7 @@ pub(super) async fn ask(
     leaving: &Leaving,
 ) -> BTreeSet<IpAddr> {
     let mut asked = JoinSet::new();
-    for server in servers {
+    for server in servers.into_iter().take(MOST) {
         if !leaving.reaches(server.ip()) {
             continue;
         }
@@ -125,41 +96,8 @@ fn connect(server: SocketAddr, leaving: &Leaving) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-/// Those of a resolv.conf, a link-local one with its link.
-fn servers(resolv_conf: &str) -> Vec<SocketAddr> {
-    resolv_conf
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver"))
-        .filter_map(|rest| rest.split_whitespace().next())
-        .filter(|text| is_address(text))
-        .filter_map(|text| (text, PORT).to_socket_addrs().ok()?.next())
-        .collect()
-}
-
-/// Whether the system's resolver takes a text for an address, and asks nobody.
-fn is_address(text: &str) -> bool {
-    let address = text.split_once('%').map_or(text, |(address, _)| address);
-
-    address.parse::<IpAddr>().is_ok()
-}
-
-/// Who forwards to others says here to whom: systemd-resolved, NetworkManager.
-const FILES: [&str; 3] = [
-    "/run/systemd/resolve/resolv.conf",
-    "/run/NetworkManager/no-stub-resolv.conf",
-    "/etc/resolv.conf",
-];
-
-/// systemd-resolved's own, which asks through the tunnel.
-const STUBS: [IpAddr; 2] = [
-    IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 53)),
-    IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 54)),
-];
-
 /// Servers that are asked at once.
 const MOST: usize = 4;
-
-const PORT: u16 = 53;
 
 /// Longer answers are cut by the server (RFC 1035, section 4.2.1); some do not.
 const DATAGRAM: usize = 1500;
@@ -169,20 +107,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn name_servers_are_read_with_their_links() {
-        let found = servers(
-            "nameserver 192.0.2.53 # lan\nsearch lan\nnameserver fe80::1%lo\n\
-             nameserver\nnameserver ns.example\n",
-        );
-
-        let expected = ["192.0.2.53:53", "[fe80::1%1]:53"];
-        assert_eq!(
-            found,
-            expected.map(|text| text.parse::<SocketAddr>().unwrap())
-        );
-    }
 
     /// A server that knows one address, and whoever asks it.
     async fn answered(kind: u16, value: &[u8]) -> BTreeSet<IpAddr> {

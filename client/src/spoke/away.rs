@@ -266,7 +266,8 @@ impl Spoke {
         if self.config.fallback.is_none() || self.steering.leaving().mark.is_some() {
             return false;
         }
-        for ip in self.steering.name_servers() {
+        let servers = self.steering.name_servers();
+        for ip in servers.iter().map(SocketAddr::ip) {
             // The system's resolver bears no mark.
             let leaving = Leaving::default();
             let way = way_to(&self.netlink, ip, self.tun_index(), &leaving).await;
@@ -277,8 +278,7 @@ impl Spoke {
             }
         }
         // A resolver on this machine asks others that we do not know of.
-        let mut servers = self.steering.name_servers().into_iter();
-        let is_local = servers.any(|ip| ip.is_loopback());
+        let is_local = servers.iter().any(|server| server.ip().is_loopback());
         if is_local && self.routes_anything().await {
             self.withdraw_routes("the name server may be routed into the tunnel")
                 .await;
