@@ -109,7 +109,6 @@ impl Owner {
     pub async fn new() -> Result<Self, NftError> {
         let mut child = command()
             .arg("-i")
-            .env("HOME", "/dev/null") // It would write down a history there.
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .process_group(0) // A Ctrl-C at our terminal is ours to handle.
@@ -196,6 +195,12 @@ fn command() -> Command {
         .find(|path| Path::new(path).exists())
         .unwrap_or("nft");
     let mut command = Command::new(path);
+    // Our own environment may have a key in it, and a home for its history.
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    command
+        .env_clear()
+        .env("PATH", search)
+        .env("HOME", "/dev/null");
     command.stdin(Stdio::piped());
 
     command

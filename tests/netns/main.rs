@@ -24,6 +24,7 @@ mod wait;
 mod watch;
 mod wire;
 
+mod answers;
 mod bypass_set;
 mod carry;
 mod dns;
