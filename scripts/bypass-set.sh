@@ -61,10 +61,7 @@ renewed() {
         echo
     done >"$new.raw"
     why="the list cannot be read"
-    networks <"$new.raw" >"$new.nets" 2>"$new.skipped" || return 1
-    spread <"$new.nets" >"$new.spread" 2>>"$new.skipped" || return 1
-    sort -k 1,1 -k 2,2n "$new.spread" >"$new.sorted" || return 1
-    collapsed <"$new.sorted" >"$new" || return 1
+    tidy <"$new.raw" >"$new" 2>"$new.skipped" || return 1
     skipped=$(cat "$new.skipped")
 
     count=$(wc -l <"$new")
@@ -167,14 +164,6 @@ put_in_file() {
     cat "$1" >"$name.new" && mv "$name.new" "$name"
 }
 
-# of_version 4|6 FILE: its networks of that version.
-of_version() {
-    case $1 in
-        4) sed '/:/d' "$2" ;;
-        6) sed '/:/!d' "$2" ;;
-    esac
-}
-
 # without FILE1 FILE2: the lines of FILE2 that are not in FILE1.
 without() {
     awk 'FILENAME == ARGV[1] { there[$0]; next } !($0 in there)' "$1" "$2"
@@ -182,64 +171,6 @@ without() {
 
 family_of() {
     case $1 in 4) echo inet ;; 6) echo inet6 ;; esac
-}
-
-# What spread prints, sorted, to the networks that are inside no other; first
-# those of IPv4.
-collapsed() {
-    awk '
-        function bits(key, n,    last, rest) {
-            last = index("0123456789abcdef", substr(key, int(n / 4) + 2, 1)) - 1
-            for (rest = n % 4; rest < 4; rest++) last = int(last / 2)
-            return substr(key, 1, int(n / 4) + 1) (n % 4 ? "/" last : "")
-        }
-        NR > 1 && bits($1, len) == kept { next }
-        { len = $2; kept = bits($1, len); print $3 }'
-}
-
-# Puts before each network its version with all its hex digits, and its length;
-# those of IPv6 are masked, and all written in one way.
-spread() {
-    awk '
-        function digits(text,    halves, half, left, right, a, b, i, all) {
-            halves = split(text, half, "::")
-            left = half[1] == "" ? 0 : split(half[1], a, ":")
-            right = halves < 2 || half[2] == "" ? 0 : split(half[2], b, ":")
-            if (halves > 2 || (halves == 1 ? left != 8 : left + right > 7)) return ""
-            for (i = 1; i <= 8; i++)
-                all = all group(i <= left ? a[i] : i > 8 - right ? b[i - 8 + right] : "0")
-            return all ~ /^[0-9a-f]+$/ && length(all) == 32 ? all : ""
-        }
-        function group(text) {
-            return text == "" || length(text) > 4 ? "?" : substr("000" tolower(text), length(text))
-        }
-        function masked(all, n,    last, size) {
-            last = index("0123456789abcdef", substr(all, int(n / 4) + 1, 1)) - 1
-            size = substr("16 8 4 2", n % 4 * 2 + (n % 4 > 0), 2) + 0
-            all = substr(all, 1, int(n / 4)) substr("0123456789abcdef", last - last % size + 1, 1)
-            return substr(all "0000000000000000000000000000000", 1, 32)
-        }
-        function written(all,    i, part, text) {
-            for (i = 1; i <= 32; i += 4) {
-                part = substr(all, i, 4)
-                sub(/^0+/, "", part)
-                text = text (i > 1 ? ":" : "") (part == "" ? "0" : part)
-            }
-            return text
-        }
-        { split($1, net, "/") }
-        !/:/ {
-            split(net[1], octet, ".")
-            printf "4%02x%02x%02x%02x %d %s\n", octet[1], octet[2], octet[3], octet[4], net[2], $1
-            next
-        }
-        {
-            all = digits(net[1])
-            if (all == "") { bad++; next }
-            all = masked(all, net[2])
-            print "6" all, net[2], written(all) "/" net[2]
-        }
-        END { if (bad) printf ", nor are %d more", bad >"/dev/stderr" }'
 }
 
 main "$@"

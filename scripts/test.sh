@@ -36,6 +36,7 @@ ipset ipset
 curl curl
 ping iputils-ping
 setpriv util-linux
+sg login
 dash dash
 /bin/busybox busybox
 shellcheck shellcheck

@@ -97,13 +97,6 @@ bypass() {
     there=$(echo "$said" | grep -c 'File exists' || :)
 }
 
-# Lets the reverse path filter look with the mark.
-valid_mark() {
-    sysctl=/proc/sys/net/ipv4/conf/all/src_valid_mark
-    [ "$(cat "$sysctl")" = 1 ] || echo 1 2>/dev/null >"$sysctl" ||
-        echo "cannot write $sysctl: a strict rp_filter drops the hub's datagrams" >&2
-}
-
 # Gives the hub's datagrams the mark, before any reverse path filter looks at
 # them, and lets nobody reach the lease's address but through the tunnel. An
 # address that another link has taken after a kill is not the lease's.

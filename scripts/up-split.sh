@@ -68,37 +68,6 @@ down() {
     forget_vanished
 }
 
-# way ADDRESS RECORD: "via GATEWAY dev DEVICE" of the closest route that is
-# neither the tunnel's nor the one put there by RECORD. For 0.0.0.0 and ::
-# the default route's.
-way() {
-    ours=$(grep -F "$(host "$1") " "$2" 2>/dev/null || :)
-    ip "$(family "$1")" -o route list match "$1" |
-        awk -v address="$1" -v tun="$TUN" -v ours="${ours#* }" '
-            /^(unreachable|blackhole|prohibit|throw|local|broadcast|anycast|multicast) / { next }
-            / (linkdown|dead)( |$)/ { next }
-            (address == "0.0.0.0" || address == "::") && $1 != "default" { next }
-            {
-                via = device = flag = ""
-                for (i = 2; i <= NF; i++) {
-                    if ($i == "via" && via == "")
-                        via = "via " ($(i + 1) == "inet6" ? "inet6 " $(i + 2) : $(i + 1)) " "
-                    if ($i == "dev" && device == "") device = $(i + 1)
-                    if ($i == "onlink") flag = "onlink "
-                }
-                if (device == "" || device == tun) next
-                route = via flag "dev " device
-                n = split($1, part, "/")
-                length_ = $1 == "default" ? 0 : n == 2 ? part[2] + 0 : 128
-                if (n == 1 && length_ == 128 && route == ours) next
-                if (length_ >= best + 0 && !(length_ == best + 0 && found != "")) {
-                    best = length_
-                    found = route
-                }
-            }
-            END { print found }'
-}
-
 # by_way WAY4 WAY6: routes for the networks on stdin; how many have none, on stderr.
 by_way() {
     awk -v way4="$1" -v way6="$2" '

@@ -229,10 +229,28 @@ const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts");
 
 const BUSYBOX: &str = "/bin/busybox";
 
-const APPLETS: [&str; 16] = [
-    "ash", "awk", "cat", "dirname", "grep", "ip", "mkdir", "mv", "readlink", "rm", "sed", "sleep",
-    "sort", "tr", "wc", "wget",
+const APPLETS: [&str; 20] = [
+    "ash",
+    "awk",
+    "cat",
+    "dirname",
+    "grep",
+    "id",
+    "ip",
+    "ln",
+    "mkdir",
+    "mv",
+    "readlink",
+    "rm",
+    "sed",
+    "sleep",
+    "sort",
+    "start-stop-daemon",
+    "su",
+    "tr",
+    "wc",
+    "wget",
 ];
 
 /// Hides a file from a command, in the mount namespace that `ip netns exec` makes.
-const HIDE: &str = "[ -z \"$0\" ] || mount --bind /dev/null \"$0\"; exec \"$@\"";
+pub(crate) const HIDE: &str = "[ -z \"$0\" ] || mount --bind /dev/null \"$0\"; exec \"$@\"";

@@ -46,3 +46,4 @@ mod reconnect;
 mod routes;
 mod split;
 mod spokes;
+mod via;

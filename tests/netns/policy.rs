@@ -307,7 +307,8 @@ fn spoke(picture: &Picture, host: &Host, tools: Tools) -> (Daemon, Scratch) {
     (picture.spoke(host, &flags), scratch)
 }
 
-fn strict(machines: &[&Netns]) {
+/// Turns on every reverse path filter.
+pub(crate) fn strict(machines: &[&Netns]) {
     for machine in machines {
         for file in machine.run("ls /proc/sys/net/ipv4/conf").lines() {
             machine.sysctl(&format!("ipv4/conf/{file}/rp_filter"), "1");
@@ -321,7 +322,8 @@ fn packets(host: &Host) -> u64 {
     host.run(&format!("cat {file}")).trim().parse().unwrap()
 }
 
-fn everything(netns: &Netns) -> String {
+/// Routes, rules and firewall, without counters.
+pub(crate) fn everything(netns: &Netns) -> String {
     let routes =
         |family| ["rule", "route show table all"].map(|what| netns.ip(&format!("{family} {what}")));
 
