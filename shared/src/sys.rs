@@ -13,6 +13,7 @@ pub(crate) mod memory;
 pub(crate) mod mmsg;
 #[cfg(test)]
 pub(crate) mod netns;
+pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod readiness;
 #[cfg(test)]

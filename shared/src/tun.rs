@@ -7,7 +7,7 @@
 //! rights than the kernel asks.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -74,21 +74,21 @@ impl Tun {
         }
     }
 
-    /// Reads one packet if there is one; it is at the start of `buf`, which
-    /// holds 64 KiB or cuts longer packets short.
+    /// Reads one packet if there is one, into `buf`, which holds 64 KiB and a
+    /// header or cuts longer packets short.
     ///
     /// A device that is down has no packets; one that was deleted says
     /// `EBADFD` for ever. A header of a kind that was not asked for is
     /// `InvalidData`, and its packet lost.
-    pub fn try_recv(&self, buf: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
-        let mut header = [0; VnetHeader::LEN];
-        let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(buf)];
-        let read = (&self.file).read_vectored(&mut parts)?;
-        let header = VnetHeader::parse(&header);
+    pub fn try_recv<'a>(&self, buf: &'a mut [u8]) -> io::Result<(VnetHeader, &'a mut [u8])> {
+        // In one piece: the kernel looks at each part of a vector anew.
+        let read = (&self.file).read(buf)?;
+        let (header, packet) = buf[..read]
+            .split_first_chunk_mut()
+            .ok_or(io::ErrorKind::InvalidData)?;
+        let header = VnetHeader::parse(header).ok_or(io::ErrorKind::InvalidData)?;
 
-        header
-            .zip(read.checked_sub(VnetHeader::LEN))
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+        Ok((header, packet))
     }
 
     /// Writes one packet, which is `parts` together, at most 1023 of them.

@@ -17,6 +17,8 @@ pub(super) struct Crew {
     active: AtomicUsize,
     parked: Mutex<Vec<Parked>>,
     has_parked: AtomicBool,
+    /// Somebody called, and nobody was parked.
+    wanted: AtomicBool,
     dismissed: AtomicBool,
 }
 
@@ -33,6 +35,7 @@ impl Crew {
             active: AtomicUsize::new(workers),
             parked: Mutex::default(),
             has_parked: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
             dismissed: AtomicBool::new(false),
         }
     }
@@ -42,9 +45,11 @@ impl Crew {
         self.active.load(Ordering::Acquire) == 1
     }
 
-    /// Sends one parked worker to work, if there is one.
+    /// Sends one parked worker to work; if there is none, one that is at work
+    /// of its own may come.
     pub(super) fn call(&self) {
         if !self.has_parked.load(Ordering::Relaxed) {
+            self.wanted.store(true, Ordering::Relaxed);
             return;
         }
         let mut parked = self.parked();
@@ -59,11 +64,7 @@ impl Crew {
     /// or all are dismissed.
     pub(super) fn park(&self, worker: usize) {
         let mut parked = self.parked();
-        let leaves = |active: usize| (active > 1).then(|| active - 1);
-        let left = self
-            .active
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, leaves);
-        if left.is_err() || self.is_dismissed() {
+        if !self.leave() || self.is_dismissed() {
             return;
         }
         parked.push(Parked {
@@ -76,6 +77,24 @@ impl Crew {
         while !self.is_dismissed() && self.is_parked(worker) {
             thread::park();
         }
+    }
+
+    /// Goes to do work of its own, if others stay; see [`Self::join`].
+    pub(super) fn leave(&self) -> bool {
+        self.active
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less)
+            .is_ok()
+    }
+
+    /// Whether those at common work need one that does its own.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// Comes back from work of its own.
+    pub(super) fn join(&self) {
+        self.wanted.store(false, Ordering::Relaxed);
+        self.active.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Ends every worker's wait, for good.
@@ -98,6 +117,11 @@ impl Crew {
     fn parked(&self) -> MutexGuard<'_, Vec<Parked>> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The last one stays.
+fn one_less(active: usize) -> Option<usize> {
+    (active > 1).then(|| active - 1)
 }
 
 /// When one worker finds that it needs another.
@@ -147,6 +171,16 @@ mod tests {
         crew.park(0);
 
         assert!(crew.is_last());
+    }
+
+    #[test]
+    fn the_last_worker_does_no_work_of_its_own() {
+        let crew = Crew::new(2);
+
+        assert!(crew.leave());
+        assert!(crew.is_last() && !crew.leave());
+        crew.join();
+        assert!(crew.leave());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::lane::Lane;
 use super::side::{Dropped, Side};
+use super::worker::Found;
 use crate::association::Association;
 use crate::dtls::RECORD_HEADER;
 use crate::dtls::header::{ContentType, Look, RecordHeader, look};
@@ -87,20 +88,24 @@ impl Inward {
     }
 
     /// Takes what waits in the socket, up to a fair share.
-    pub(super) fn socket<S: Side>(&mut self, side: &S, lane: &Arc<Lane>, now: Instant) {
+    pub(super) fn socket<S: Side>(&mut self, side: &S, lane: &Arc<Lane>, now: Instant) -> Found {
         match lane.socket().try_recv_batch(&mut self.batch) {
-            Ok(_) => self.batch(side, lane, now),
+            Ok(_) => return self.batch(side, lane, now),
             // An error of the descriptor is all that there is.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => path_mtus(side, lane),
             // Of some earlier datagram, or of memory: it may pass.
             Err(error) => side.socket_error(None, &error),
         }
+
+        Found::Nothing
     }
 
-    fn batch<S: Side>(&mut self, side: &S, lane: &Arc<Lane>, now: Instant) {
+    fn batch<S: Side>(&mut self, side: &S, lane: &Arc<Lane>, now: Instant) -> Found {
         let (messages, arena) = self.batch.split();
+        let mut bytes = 0;
         let mut known: Option<(&Message, Option<Arc<S::Session>>)> = None;
         for message in messages {
+            bytes += message.range.len();
             let session = match &known {
                 Some((last, session)) if last.path == message.path => session.clone(),
                 _ => side.session_of(&message.path, lane),
@@ -119,6 +124,8 @@ impl Inward {
         }
         self.work.flush(side, arena);
         self.work.tun = None;
+
+        Found::of(messages.len(), bytes)
     }
 }
 
@@ -363,5 +370,6 @@ fn is_data(datagram: &[u8]) -> bool {
     look(datagram) == Look::Epoch1(ContentType::ApplicationData)
 }
 
-/// Messages of one `recvmmsg`: each is up to 64 datagrams.
-const BATCH: usize = 64;
+/// Messages of one `recvmmsg`: each is up to 64 datagrams. Where each is only
+/// one, that many make two full runs or more.
+const BATCH: usize = 128;

@@ -69,6 +69,7 @@ impl Lane {
                 held: VecDeque::new(),
                 backlog: Backlog::new(pace.backlog()),
                 pace,
+                is_watched: false,
                 is_over: false,
             }),
             flushed: Condvar::new(),
@@ -131,35 +132,24 @@ impl Lane {
         Ok(())
     }
 
-    /// Lets the data path wait for room under `token`.
-    pub(super) fn arm(&self, epoll: &Arc<Epoll>, token: u64) -> io::Result<()> {
+    /// Lets the data path wait for room under `token`, when there is none.
+    pub(super) fn arm(&self, epoll: &Arc<Epoll>, token: u64) {
         let epoll = Arc::clone(epoll);
-        epoll.add(self.room.as_fd(), token, Interest::NONE.once())?;
         // A lane belongs to one data path.
         drop(self.armed.set(Armed { epoll, token }));
         let mut waiting = self.waiting();
         if self.is_full() {
             self.wait(&mut waiting);
         }
-
-        Ok(())
     }
 
     /// Ends the wait and forgets what waits; a message still goes if the socket
     /// takes it at once.
     pub(super) fn disarm(&self) {
-        if let Some(armed) = self.armed.get()
-            && let Err(error) = armed.epoll.remove(self.room.as_fd())
-        {
-            tracing::debug!(%error, "socket not taken out of the data path");
-        }
         let mut waiting = self.waiting();
         waiting.is_over = true;
-        let held = waiting.held.drain(..).map(|held| held.count()).sum();
-        let queued = std::iter::from_fn(|| waiting.backlog.pop()).count();
-        self.lost.refused(held);
-        self.lost.refused(queued);
-        self.flushed.notify_all();
+        self.unwatch(&mut waiting);
+        self.forget(&mut waiting);
         self.is_full.store(false, Ordering::Release);
         // For a last word.
         if let Err(error) = self.socket.set_send_buffer(LAST_BUFFER) {
@@ -270,6 +260,7 @@ impl Lane {
     pub(super) fn settle(&self) {
         let mut waiting = self.waiting();
         if waiting.backlog.is_empty() && waiting.held.is_empty() {
+            self.unwatch(&mut waiting);
             self.is_full.store(false, Ordering::Release);
         } else {
             self.wait(&mut waiting);
@@ -326,12 +317,39 @@ impl Lane {
 
     fn wait(&self, waiting: &mut Waiting) {
         waiting.pace.blocked(self.outstanding(), Instant::now());
-        let Some(armed) = self.armed.get() else {
+        let Some(Armed { epoll, token }) = self.armed.get() else {
             return;
         };
-        let interest = Interest::WRITE.once();
-        if let Err(error) = armed.epoll.rearm(self.room.as_fd(), armed.token, interest) {
-            tracing::debug!(%error, "socket not waited for");
+        let (fd, interest) = (self.room.as_fd(), Interest::WRITE.once());
+        let watched = if waiting.is_watched {
+            epoll.rearm(fd, *token, interest)
+        } else {
+            epoll.add(fd, *token, interest)
+        };
+        waiting.is_watched = watched.is_ok();
+        if let Err(error) = watched {
+            tracing::debug!(%error, "socket not waited for: what waits is dropped");
+            self.forget(waiting);
+            self.is_full.store(false, Ordering::Release);
+        }
+    }
+
+    fn forget(&self, waiting: &mut Waiting) {
+        let held = waiting.held.drain(..).map(|held| held.count()).sum();
+        let queued = std::iter::from_fn(|| waiting.backlog.pop()).count();
+        self.lost.refused(held);
+        self.lost.refused(queued);
+        self.flushed.notify_all();
+    }
+
+    /// A socket that is not waited for costs nothing for each datagram of it
+    /// that comes or has gone.
+    fn unwatch(&self, waiting: &mut Waiting) {
+        if let Some(armed) = self.armed.get()
+            && std::mem::take(&mut waiting.is_watched)
+            && let Err(error) = armed.epoll.remove(self.room.as_fd())
+        {
+            tracing::debug!(%error, "socket not taken out of the data path");
         }
     }
 
@@ -385,7 +403,7 @@ mod tests {
         assert!(tc.unwrap().success(), "tc is missing, or tbf in the kernel");
         let lane = Lane::new(UdpSocket::connect(HUB.parse().unwrap()).unwrap()).unwrap();
         let epoll = Arc::new(Epoll::new().unwrap());
-        lane.arm(&epoll, 7).unwrap();
+        lane.arm(&epoll, 7);
 
         (Arc::new(lane), epoll)
     }

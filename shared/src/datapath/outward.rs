@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::lane::{Lane, NotFull, Queued};
 use super::outbox::{MAX_MESSAGES, Outbox};
 use super::side::{Dropped, Side};
+use super::worker::Found;
 use crate::association::Association;
 use crate::dtls::header::ContentType;
 use crate::packet::ecn::Ecn;
@@ -58,21 +59,22 @@ impl Outward {
         self.outbox.clear();
     }
 
-    /// Sends what waits in the device, up to a fair share. False when the
-    /// device is gone.
+    /// Sends what waits in the device, up to a fair share.
     pub(super) fn device<S: Side>(
         &mut self,
         side: &S,
         tun: &Tun,
         port: &S::Port,
         now: Instant,
-    ) -> bool {
+    ) -> Found {
         (self.is_resuming, self.is_blocked) = (false, false);
         let session = side.session_for(port);
         let (mut is_there, mut largest) = (true, 0);
+        let mut bytes = 0;
+        let mut buffer = std::mem::take(&mut self.packet);
         let mut count = 0;
         while count < SHARE {
-            let (header, len) = match tun.try_recv(&mut self.packet) {
+            let (header, packet) = match tun.try_recv(&mut buffer) {
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
@@ -89,14 +91,16 @@ impl Outward {
                 }
             };
             count += 1;
+            bytes += packet.len();
             match &session {
                 Some(session) => {
-                    let passed = self.packet(&Route { side, tun, session }, header, len);
+                    let passed = self.packet(&Route { side, tun, session }, header, packet);
                     largest = largest.max(passed);
                 }
-                None => side.homeless(port, &self.packet[..len]),
+                None => side.homeless(port, packet),
             }
         }
+        self.packet = buffer;
 
         if let Some(session) = &session {
             let association = session.as_ref().as_ref();
@@ -106,7 +110,11 @@ impl Outward {
             }
         }
 
-        is_there
+        if is_there {
+            Found::of(count, bytes)
+        } else {
+            Found::Gone
+        }
     }
 
     /// Sends what waits in the queue of a lane that has room again.
@@ -140,45 +148,46 @@ impl Outward {
         lane.settle();
     }
 
-    /// One packet of the device, `self.packet[..len]`. Returns how many bytes of
-    /// it pass.
-    fn packet<S: Side>(&mut self, route: &Route<'_, S>, header: VnetHeader, len: usize) -> usize {
+    /// One packet of the device. Returns how many bytes of it pass.
+    fn packet<S: Side>(
+        &mut self,
+        route: &Route<'_, S>,
+        header: VnetHeader,
+        packet: &mut [u8],
+    ) -> usize {
         let Route { side, session, .. } = *route;
-        let association: &Association = session.as_ref().as_ref();
-        let mut buffer = std::mem::take(&mut self.packet);
-        let packet = &mut buffer[..len];
-        let mut passes = 0;
-        if side.admits_out(session, packet) {
-            let limit = association.limit();
-            if header.gso == Gso::None {
-                mss::clamp(packet, limit, header.needs_csum);
-            }
-            // Neither would a message help, nor does anybody fragment.
-            let header = if packet.len() > limit && association.is_over_ip6() {
-                shorten::as_run(header, packet).unwrap_or(header)
-            } else {
-                header
-            };
-            // First: nobody is told of what is found too big in a queue.
-            let passed = way(header, packet, association).and_then(|_| {
-                if association.lane().is_full() {
-                    // What was sealed before it stays before it.
-                    self.send(side, association);
-                    if self.queue(side, session, header, packet).is_ok() {
-                        return Ok(());
-                    }
-                }
-                self.gather(side, association, header, packet)
-            });
-            match passed {
-                Ok(()) => passes = len,
-                Err(NotCut::TooBig) => answer(route, packet, limit),
-                Err(why @ NotCut::Malformed) => side.count(dropped(why), 1),
-            }
+        if !side.admits_out(session, packet) {
+            return 0;
         }
-        self.packet = buffer;
+        let association: &Association = session.as_ref().as_ref();
+        let limit = association.limit();
+        if header.gso == Gso::None {
+            mss::clamp(packet, limit, header.needs_csum);
+        }
+        // Neither would a message help, nor does anybody fragment.
+        let header = if packet.len() > limit && association.is_over_ip6() {
+            shorten::as_run(header, packet).unwrap_or(header)
+        } else {
+            header
+        };
+        // First: nobody is told of what is found too big in a queue.
+        let passed = way(header, packet, association).and_then(|_| {
+            if association.lane().is_full() {
+                // What was sealed before it stays before it.
+                self.send(side, association);
+                if self.queue(side, session, header, packet).is_ok() {
+                    return Ok(());
+                }
+            }
+            self.gather(side, association, header, packet)
+        });
+        match passed {
+            Ok(()) => return packet.len(),
+            Err(NotCut::TooBig) => answer(route, packet, limit),
+            Err(why @ NotCut::Malformed) => side.count(dropped(why), 1),
+        }
 
-        passes
+        0
     }
 
     /// Cuts, seals and gathers a packet; sends whenever a message is full.

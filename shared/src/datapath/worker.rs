@@ -2,6 +2,7 @@
 //! for again.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use super::inward::Inward;
 use super::outward::Outward;
 use super::{Core, Side, Source};
 use crate::sys::epoll::{Event, Interest};
+use crate::sys::poll::is_readable;
 
 /// Works until the data path ends.
 pub(super) fn run<S: Side>(core: &Core<S>, mut worker: Worker) {
@@ -21,7 +23,9 @@ pub(super) fn run<S: Side>(core: &Core<S>, mut worker: Worker) {
             tracing::error!("the data path panicked and goes on");
             worker.inward.reset();
             worker.outward.reset();
-            core.rearm(token);
+            if worker.own.is_none() {
+                core.rearm(token);
+            }
         }
     }
 }
@@ -32,10 +36,43 @@ pub(super) struct Worker {
     strain: Strain,
     /// It has said that it cannot wait.
     has_warned: bool,
+    /// It has just found that it needs another.
+    is_strained: bool,
     /// Its buffers hold no memory.
     is_rested: bool,
+    own: Option<Own>,
     inward: Inward,
     outward: Outward,
+}
+
+/// A busy source that one worker has for itself: its datagrams do not go
+/// through the epoll one by one, nor does it from worker to worker.
+struct Own {
+    token: u64,
+    /// Nothing was there at the last look.
+    is_empty: bool,
+}
+
+/// What a turn at a source found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    Little,
+    Much,
+    /// Its source is no more.
+    Gone,
+}
+
+impl Found {
+    pub(super) fn of(count: usize, bytes: usize) -> Self {
+        if count >= MANY || bytes >= LONG {
+            Self::Much
+        } else if count > 0 {
+            Self::Little
+        } else {
+            Self::Nothing
+        }
+    }
 }
 
 impl Worker {
@@ -44,7 +81,9 @@ impl Worker {
             number,
             strain: Strain::default(),
             has_warned: false,
+            is_strained: false,
             is_rested: true,
+            own: None,
             inward: Inward::new()?,
             outward: Outward::new(),
         })
@@ -52,6 +91,9 @@ impl Worker {
 
     /// The next source that is ready; none at the end.
     fn next<S: Side>(&mut self, core: &Core<S>) -> Option<(u64, Instant)> {
+        if let Some(token) = self.next_own(core) {
+            return Some((token, Instant::now()));
+        }
         let mut since = Instant::now();
         while !core.crew.is_dismissed() {
             let is_last = core.crew.is_last();
@@ -64,7 +106,8 @@ impl Worker {
             let now = Instant::now();
             if let Some(token) = token {
                 self.is_rested = false;
-                if self.strain.note(since, now) {
+                self.is_strained = self.strain.note(since, now);
+                if self.is_strained {
                     core.crew.call();
                 }
                 return Some((token, now));
@@ -82,28 +125,73 @@ impl Worker {
         None
     }
 
+    /// The worker's own source, as long as it has one, that is busy, and the
+    /// others can do without its help.
+    fn next_own<S: Side>(&mut self, core: &Core<S>) -> Option<u64> {
+        let own = self.own.as_ref()?;
+        let is_busy = !core.crew.is_dismissed()
+            && !core.crew.is_wanted()
+            && core
+                .source(own.token)
+                .is_some_and(|source| !own.is_empty || is_readable(source.as_fd(), PATIENCE));
+        if is_busy {
+            return Some(own.token);
+        }
+        core.give_back(own.token);
+        self.let_go(core);
+
+        None
+    }
+
     fn serve<S: Side>(&mut self, core: &Core<S>, token: u64, now: Instant) {
         let side = &*core.side;
-        let is_there = match core.source(token) {
-            Some(Source::Device(device)) => {
-                self.outward.device(side, &device.tun, &device.port, now)
-            }
-            Some(Source::Socket(lane)) => {
-                self.inward.socket(side, &lane, now);
-                true
-            }
+        let Some(source) = core.source(token) else {
+            return;
+        };
+        let found = match &source {
+            Source::Device(device) => self.outward.device(side, &device.tun, &device.port, now),
+            Source::Socket(lane) => self.inward.socket(side, lane, now),
             // Asks itself for what it waits for next.
-            Some(Source::Room(lane)) => {
+            Source::Room(lane) => {
                 if lane.is_full() {
-                    self.outward.lane(side, &lane);
+                    self.outward.lane(side, lane);
                 }
                 return;
             }
-            None => return,
         };
-        if is_there {
-            core.rearm(token);
+        match (&mut self.own, found) {
+            (Some(_), Found::Gone) => self.let_go(core),
+            (Some(own), _) => own.is_empty = found == Found::Nothing,
+            (None, Found::Gone) => {}
+            (None, _) => {
+                if found != Found::Much || !self.keep(core, token, &source) {
+                    core.rearm(token);
+                }
+            }
         }
+    }
+
+    /// Makes a source the worker's own, if that pays and others stay.
+    fn keep<S: Side>(&mut self, core: &Core<S>, token: u64, source: &Source<S>) -> bool {
+        if !self.is_strained || !core.crew.leave() {
+            return false;
+        }
+        if let Err(error) = core.epoll.remove(source.as_fd()) {
+            tracing::debug!(%error, "removed meanwhile");
+            core.crew.join();
+            return false;
+        }
+        self.own = Some(Own {
+            token,
+            is_empty: false,
+        });
+
+        true
+    }
+
+    fn let_go<S: Side>(&mut self, core: &Core<S>) {
+        self.own = None;
+        core.crew.join();
     }
 
     /// Waits for a source that is ready.
@@ -132,5 +220,12 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// When the last worker gives the memory of a burst back.
 const REST_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a worker that is not the last waits before it parks.
+/// Packets or messages of one turn that make a source busy.
+const MANY: usize = 16;
+
+/// Bytes that do.
+const LONG: usize = 16 << 10;
+
+/// How long a worker that is not the last waits before it parks, or gives its
+/// own source back.
 const PATIENCE: Duration = Duration::from_millis(2);

@@ -151,8 +151,8 @@ impl Loopback {
         let mut buf = vec![0; 1 << 16];
         let mut arena = Vec::new();
         let mut ranges = Vec::new();
-        while let Ok((header, len)) = self.tun.try_recv(&mut buf) {
-            let mut segments = Segments::new(header, &mut buf[..len], MTU).unwrap();
+        while let Ok((header, packet)) = self.tun.try_recv(&mut buf) {
+            let mut segments = Segments::new(header, packet, MTU).unwrap();
             while let Some(len) = segments.next_len() {
                 let start = arena.len();
                 arena.resize(start + len, 0);

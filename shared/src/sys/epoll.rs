@@ -92,6 +92,7 @@ impl Epoll {
 pub(crate) struct Interest(libc::c_int);
 
 impl Interest {
+    #[cfg(test)]
     pub(crate) const NONE: Self = Self(0);
     pub(crate) const READ: Self = Self(libc::EPOLLIN);
     pub(crate) const WRITE: Self = Self(libc::EPOLLOUT);

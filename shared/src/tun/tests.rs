@@ -18,21 +18,20 @@ fn a_run_of_datagrams_goes_both_ways_whole() {
         sys::socket::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 400).unwrap();
         socket.send_to(&[7; 1000], "10.0.0.2:700").unwrap();
 
-        let mut buf = vec![0; 1 << 16];
-        let (header, len) = recv(&tun, &mut buf).unwrap();
+        let (header, mut packet) = recv(&tun).unwrap();
 
         assert_eq!((header.gso, header.gso_size), (Gso::Udp, 400));
         assert!(header.needs_csum);
-        assert_eq!(len, 20 + 8 + 1000);
+        assert_eq!(packet.len(), 20 + 8 + 1000);
 
-        swap_ends(&mut buf);
-        let (front, back) = buf[..len].split_at(333);
+        swap_ends(&mut packet);
+        let (front, back) = packet.split_at(333);
         tun.try_send(header, &[IoSlice::new(front), IoSlice::new(back)])
             .unwrap();
         for expected in [400, 400, 200] {
             assert_eq!(socket.recv(&mut [0; 2048]).unwrap(), expected);
         }
-        let nothing = tun.try_recv(&mut buf).unwrap_err();
+        let nothing = tun.try_recv(&mut [0; 2048]).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
     });
 }
@@ -49,12 +48,11 @@ fn without_offloads_packets_are_complete() {
         sys::socket::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 400).unwrap();
         socket.send_to(&[7; 1000], "10.0.0.2:700").unwrap();
 
-        let mut buf = vec![0; 1 << 16];
         for expected in [428, 428, 228] {
-            let (header, len) = recv(&tun, &mut buf).unwrap();
-            assert_eq!((header, len), (VnetHeader::PLAIN, expected));
-            swap_ends(&mut buf);
-            tun.try_send(header, &[IoSlice::new(&buf[..len])]).unwrap();
+            let (header, mut packet) = recv(&tun).unwrap();
+            assert_eq!((header, packet.len()), (VnetHeader::PLAIN, expected));
+            swap_ends(&mut packet);
+            tun.try_send(header, &[IoSlice::new(&packet)]).unwrap();
             assert_eq!(socket.recv(&mut [0; 2048]).unwrap(), expected - 28);
         }
     });
@@ -162,7 +160,7 @@ fn writing_to_a_device_that_is_down_is_an_error_and_a_deleted_one_tells() {
 
         netlink.delete_link(tun.index()).await.unwrap();
 
-        let deleted = recv(&tun, &mut [0; 2048]).unwrap_err();
+        let deleted = recv(&tun).unwrap_err();
         assert_eq!(deleted.raw_os_error(), Some(libc::EBADFD));
     });
 }
@@ -264,12 +262,11 @@ fn sets_of_flags_are_tried_until_the_kernel_takes_one() {
 fn echo(tun: &Tun, n: usize) {
     let socket = socket();
     socket.send_to(&vec![7; n], "10.0.0.2:700").unwrap();
-    let mut buf = vec![0; 1 << 16];
-    let (header, len) = recv(tun, &mut buf).unwrap();
-    assert_eq!(len, 28 + n);
+    let (header, mut packet) = recv(tun).unwrap();
+    assert_eq!(packet.len(), 28 + n);
 
-    swap_ends(&mut buf);
-    let parts: Vec<_> = buf[..len].chunks(1).map(IoSlice::new).collect();
+    swap_ends(&mut packet);
+    let parts: Vec<_> = packet.chunks(1).map(IoSlice::new).collect();
     tun.try_send(header, &parts).unwrap();
 
     let mut back = vec![0; 2048];
@@ -277,13 +274,15 @@ fn echo(tun: &Tun, n: usize) {
     assert_eq!(back[..n], vec![7; n]);
 }
 
-fn recv(tun: &Tun, buf: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
+fn recv(tun: &Tun) -> io::Result<(VnetHeader, Vec<u8>)> {
     let epoll = Epoll::new().unwrap();
     epoll.add(tun.as_fd(), 0, Interest::READ).unwrap();
     let deadline = Some(Duration::from_secs(5));
     assert_eq!(epoll.wait(&mut [Event::EMPTY], deadline).unwrap(), 1);
 
-    tun.try_recv(buf)
+    let mut buf = vec![0; 1 << 16];
+    tun.try_recv(&mut buf)
+        .map(|(header, packet)| (header, packet.to_vec()))
 }
 
 /// Sends a packet back; the checksums stay as they are.

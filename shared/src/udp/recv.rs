@@ -66,7 +66,7 @@ pub struct RecvBatch {
 }
 
 impl RecvBatch {
-    /// Room for `n` messages, at least 1; 64 is a good number.
+    /// Room for `n` messages, at least 1.
     pub fn new(n: usize) -> io::Result<Self> {
         let n = n.max(1);
 
@@ -98,14 +98,21 @@ impl RecvBatch {
         self.inbox.discard()
     }
 
+    /// Offers more buffers where all were used, fewer where most were not: or
+    /// where they hold so much already that it leaves the processor's cache.
+    fn fit(&mut self, count: usize, bytes: usize) {
+        if count < self.width / 4 || bytes > 2 * PLENTY {
+            self.width = (self.width / 2).max(NARROW.min(self.inbox.capacity()));
+        } else if count == self.width && bytes <= PLENTY {
+            self.width = (2 * self.width).min(self.inbox.capacity());
+        }
+    }
+
     /// Reads what the kernel wrote about the first `count` buffers.
     fn take(&mut self, count: usize) {
         self.touched |= count > 0;
-        if count == self.width {
-            self.width = (2 * self.width).min(self.inbox.capacity());
-        } else if count < self.width / 4 {
-            self.width = (self.width / 2).max(NARROW.min(self.inbox.capacity()));
-        }
+        let bytes: usize = (0..count).map(|i| self.inbox.received(i).len).sum();
+        self.fit(count, bytes);
 
         for i in 0..count {
             let received = self.inbox.received(i);
@@ -148,6 +155,9 @@ const BUFFER: usize = 1 << 16;
 
 /// Buffers offered at low load.
 const NARROW: usize = 8;
+
+/// Bytes that make a batch worth while.
+const PLENTY: usize = 256 << 10;
 
 /// Errors skipped in one call; more come with the next.
 const PENDING: usize = 16;

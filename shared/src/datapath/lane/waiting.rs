@@ -19,6 +19,8 @@ pub(super) struct Waiting {
     pub(super) held: VecDeque<Held>,
     pub(super) backlog: Backlog<Queued>,
     pub(super) pace: Pace,
+    /// Whether the data path waits for room.
+    pub(super) is_watched: bool,
     /// Nobody waits for room any more.
     pub(super) is_over: bool,
 }

@@ -180,10 +180,9 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
 fn recv(tun: &Tun) -> Vec<u8> {
     wait_for(tun, Interest::READ);
     let mut buf = vec![0; 1 << 16];
-    let (_, len) = tun.try_recv(&mut buf).unwrap();
-    buf.truncate(len);
+    let (_, packet) = tun.try_recv(&mut buf).unwrap();
 
-    buf
+    packet.to_vec()
 }
 
 async fn prepare(netlink: &Netlink, tun: &Tun) {
