@@ -8,6 +8,7 @@
 
 mod argv;
 mod flags;
+mod from;
 mod key;
 mod usage;
 mod value;
@@ -17,7 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
-use dtun_client::{LockConfig, SpokeConfig};
+use dtun_client::{LockConfig, RouteFrom, SpokeConfig};
 use dtun_server::{HubConfig, Pool6};
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::link::Action;
@@ -141,6 +142,22 @@ fn serve(
         })));
     };
 
+    if flags.route_from.is_some() && flags.route.is_none() {
+        return Err(Usage::new(
+            "-route-from",
+            "says whose packets -route takes in: -route default",
+        ));
+    }
+    let groups = |from: &RouteFrom| matches!(from, RouteFrom::Group(_));
+    if let (Some(mark), Some(from)) = (flags.fwmark, &flags.route_from)
+        && mark.second().is_none()
+        && from.0.iter().any(groups)
+    {
+        return Err(Usage::new(
+            &format!("-fwmark {mark}"),
+            "a group needs a second value: use a mask of two bits or more",
+        ));
+    }
     if flags.bypass.is_some() && flags.route.is_none() {
         return Err(Usage::new(
             "-bypass",
@@ -175,6 +192,7 @@ fn serve(
         state,
         suites,
         route: flags.route,
+        route_from: flags.route_from.unwrap_or_default().0,
         bypass: flags.bypass,
         fwmark: flags.fwmark,
         bind: flags.bind,

@@ -10,7 +10,7 @@ use dtun_shared::leaving::Bind;
 use dtun_shared::mark::Mark;
 use ipnet::IpNet;
 
-use crate::routes::{BypassSource, RouteWhat};
+use crate::routes::{BypassSource, RouteFrom, RouteWhat};
 
 /// A spoke's settings; the command line has made sure that they make sense.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub struct SpokeConfig {
     pub suites: Vec<CipherSuite>,
     /// What goes through the tunnel; none to leave that to scripts.
     pub route: Option<RouteWhat>,
+    /// Whose packets do; none for everybody's.
+    pub route_from: Vec<RouteFrom>,
     /// What stays out of it all the same.
     pub bypass: Option<BypassSource>,
     /// Borne by our own datagrams; none for the default where one is needed.

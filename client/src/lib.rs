@@ -25,5 +25,5 @@ mod uplink;
 pub use config::{LockConfig, SpokeConfig};
 pub use dns::{clean, guard};
 pub use firewall::{lock, unlock};
-pub use routes::{BypassSource, BypassWord, NotABypass, RouteWhat};
+pub use routes::{BypassSource, BypassWord, NotABypass, RouteFrom, RouteWhat};
 pub use spoke::run;

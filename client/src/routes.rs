@@ -1,6 +1,7 @@
 //! What goes through the tunnel without a script: rules and tables of our own.
 
 mod bypass;
+mod from;
 mod install;
 mod leftover;
 mod plan;
@@ -9,6 +10,7 @@ use ipnet::IpNet;
 
 pub(crate) use bypass::Bypass;
 pub use bypass::{BypassSource, BypassWord, NotABypass};
+pub use from::RouteFrom;
 pub(crate) use install::{NotRouted, Place, Routes};
 pub(crate) use plan::Plan;
 

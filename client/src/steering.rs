@@ -84,6 +84,7 @@ impl Steering {
                 what,
                 mark,
                 dns: config.dns.clone(),
+                from: config.route_from.clone(),
             };
             Routes::new(netlink.clone(), plan, place)
         });

@@ -13,6 +13,7 @@ use dtun_shared::leaving::Bind;
 use dtun_shared::mark::Mark;
 use ipnet::{IpNet, Ipv4Net};
 
+use super::from::{self, From};
 use super::value;
 use crate::log::Format;
 
@@ -57,6 +58,8 @@ pub(super) struct Flags {
 
     #[arg(long, value_parser = value::route)]
     pub(super) route: Option<RouteWhat>,
+    #[arg(long, value_parser = from::parse)]
+    pub(super) route_from: Option<From>,
     #[arg(long, value_parser = value::bypass)]
     pub(super) bypass: Option<BypassSource>,
     #[arg(long, value_parser = value::bind)]
@@ -119,6 +122,7 @@ impl Flags {
                 ("fallback", self.fallback.is_some()),
                 ("once", self.once),
                 ("route", self.route.is_some()),
+                ("route-from", self.route_from.is_some()),
                 ("bypass", self.bypass.is_some()),
                 ("bind", self.bind.is_some()),
                 ("table", self.table.is_some()),

@@ -43,6 +43,7 @@ mod picture;
 mod policy;
 mod pools;
 mod reconnect;
+mod route_from;
 mod routes;
 mod split;
 mod spokes;

@@ -216,6 +216,7 @@ mod tests {
             what: RouteWhat::Everything,
             mark: Mark::DEFAULT,
             dns: vec!["192.0.2.53".parse().unwrap()],
+            from: Vec::new(),
         };
         let of = |family| {
             let mut rules = plan.preparing(BLOCK, family);

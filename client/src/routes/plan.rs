@@ -9,6 +9,10 @@
 //! +4  lookup T
 //! ```
 //!
+//! With `-route-from` +1 to +4 are there for each of those whose packets go in,
+//! and once more, as +6 to +8 behind a leap of what is sent from here, for what
+//! is forwarded: an inverted rule could have no other selector.
+//!
 //! That is the order of making; whatever is missing of it, nothing is held up.
 //! A rule that looks up main alone would let our datagrams fall through to T
 //! where main has no default route, hence the leap.
@@ -19,8 +23,8 @@ use dtun_shared::link::{Entry, Family, Lead, Rule, Then, Transport};
 use dtun_shared::mark::Mark;
 use ipnet::IpNet;
 
-use super::RouteWhat;
 use super::bypass::Bypass;
+use super::{RouteFrom, RouteWhat};
 
 /// What is to be routed, and how.
 #[derive(Clone, Debug)]
@@ -29,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) mark: Mark,
     /// Resolvers that are reached through the tunnel whatever the lists say.
     pub(crate) dns: Vec<IpAddr>,
+    /// Whose packets go in; none for everybody's.
+    pub(crate) from: Vec<RouteFrom>,
 }
 
 /// Where the rules and tables of one tunnel stand.
@@ -78,26 +84,20 @@ impl Plan {
     /// Rules that say nothing yet of anybody's packets, in the order of making.
     pub(crate) fn preparing(&self, block: Block, family: Family) -> Vec<Rule> {
         let rule = |offset, then| Rule::new(family, block.pref + offset, then);
+        let past = Then::Goto(block.pref + OWN);
         let marked = |rule| Rule {
             mark: Some(self.mark),
             ..rule
         };
-        let mut rules = vec![
-            marked(rule(OWN, Then::Lookup(MAIN))),
-            marked(rule(0, Then::Goto(block.pref + OWN))),
-        ];
-        match &self.what {
-            RouteWhat::Everything => rules.push(Rule {
-                suppress: Some(0),
-                ..rule(NEAR, Then::Lookup(MAIN))
-            }),
-            // What is routed more closely than the user says stays so, as it
-            // would beside a route in main.
-            RouteWhat::Nets(_) => rules.extend(self.nets(family).map(|net| Rule {
-                to: Some(net),
-                suppress: Some(net.prefix_len().into()),
-                ..rule(NEAR, Then::Lookup(MAIN))
-            })),
+        let mut rules = vec![marked(rule(OWN, Then::Lookup(MAIN))), marked(rule(0, past))];
+        if self.takes_forwarded() {
+            rules.push(Rule {
+                iif: Some("lo".to_owned()),
+                ..rule(LOCAL, past)
+            });
+        }
+        for turn in self.turns() {
+            rules.extend(self.near(family, block.pref + turn.near, turn.selectors));
         }
 
         rules
@@ -107,15 +107,82 @@ impl Plan {
     pub(crate) fn leading(&self, block: Block, table: u32, family: Family) -> Vec<Rule> {
         let rule = |offset, then| Rule::new(family, block.pref + offset, then);
         let mut rules = Vec::new();
-        if self.takes_names() {
-            for (offset, transport) in [(1, Transport::Udp), (2, Transport::Tcp)] {
-                rules.push(Rule {
-                    port: Some((transport, 53)),
-                    ..rule(offset, Then::Lookup(block.names()))
-                });
+        for turn in self.turns() {
+            if self.takes_names() {
+                for (offset, transport) in
+                    turn.names.into_iter().zip([Transport::Udp, Transport::Tcp])
+                {
+                    let names = Rule {
+                        port: Some((transport, 53)),
+                        ..rule(offset, Then::Lookup(block.names()))
+                    };
+                    rules.extend(self.selected(&names, turn.selectors));
+                }
             }
+            let into = rule(turn.into, Then::Lookup(table));
+            rules.extend(self.selected(&into, turn.selectors));
         }
-        rules.push(rule(INTO, Then::Lookup(table)));
+
+        rules
+    }
+
+    /// Rules that leave to the table main what it knows better.
+    fn near(&self, family: Family, pref: u32, selectors: Selectors) -> Vec<Rule> {
+        let rule = Rule::new(family, pref, Then::Lookup(MAIN));
+        let rules: Vec<_> = match &self.what {
+            RouteWhat::Everything => vec![Rule {
+                suppress: Some(0),
+                ..rule
+            }],
+            // What is routed more closely than the user says stays so, as it
+            // would beside a route in main.
+            RouteWhat::Nets(_) => self
+                .nets(family)
+                .map(|net| Rule {
+                    to: Some(net),
+                    suppress: Some(net.prefix_len().into()),
+                    ..rule.clone()
+                })
+                .collect(),
+        };
+        let of = |rule| self.selected(rule, selectors);
+
+        rules.iter().flat_map(of).collect()
+    }
+
+    /// Whose packets the rules are asked for, one turn after another.
+    fn turns(&self) -> Vec<Turn> {
+        if self.from.is_empty() {
+            return vec![Turn {
+                selectors: Selectors::None,
+                ..CHOSEN
+            }];
+        }
+        let mut turns = vec![CHOSEN];
+        if self.takes_forwarded() {
+            turns.push(FORWARDED);
+        }
+
+        turns
+    }
+
+    /// The rule for each of those whose packets are meant.
+    fn selected(&self, rule: &Rule, selectors: Selectors) -> Vec<Rule> {
+        if selectors == Selectors::None {
+            return vec![rule.clone()];
+        }
+        // What the firewall chose; and answers from the tunnel, which strict
+        // reverse path filters look up by their mark.
+        let mut rules: Vec<_> = self
+            .mark
+            .second()
+            .map(|mark| Rule {
+                mark: Some(mark),
+                ..rule.clone()
+            })
+            .into_iter()
+            .collect();
+        rules.extend(self.from.iter().filter_map(|from| from.select(rule)));
 
         rules
     }
@@ -166,6 +233,10 @@ impl Plan {
         self.what == RouteWhat::Everything && !self.dns.is_empty()
     }
 
+    fn takes_forwarded(&self) -> bool {
+        self.from.contains(&RouteFrom::Forwarded)
+    }
+
     fn nets(&self, family: Family) -> impl Iterator<Item = IpNet> {
         let nets: &[IpNet] = match &self.what {
             RouteWhat::Everything => &[],
@@ -184,16 +255,48 @@ impl Plan {
     }
 }
 
+/// A set of rules, and whose packets they are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Turn {
+    selectors: Selectors,
+    /// Offsets of the rules for port 53, UDP and TCP.
+    names: [u32; 2],
+    near: u32,
+    into: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Selectors {
+    None,
+    /// One rule each.
+    Each,
+}
+
+const CHOSEN: Turn = Turn {
+    selectors: Selectors::Each,
+    names: [1, 2],
+    near: 3,
+    into: 4,
+};
+
+/// Behind the leap of what is not forwarded.
+const FORWARDED: Turn = Turn {
+    selectors: Selectors::None,
+    names: [6, 6],
+    near: 7,
+    into: 8,
+};
+
 /// In /etc/iproute2/rt_tables.
 pub(crate) const MAIN: u32 = 254;
 
 /// Preferences that belong to one tunnel.
 pub(crate) const PREFS: u32 = 16;
 
-/// Offsets of the rules that are made in any case.
+/// Offsets of the rule for our own datagrams, and of that for what this
+/// machine sends where only what it forwards goes in.
 pub(crate) const OWN: u32 = 9;
-const NEAR: u32 = 3;
-const INTO: u32 = 4;
+const LOCAL: u32 = 5;
 
 #[cfg(test)]
 mod tests {
@@ -209,6 +312,7 @@ mod tests {
             what,
             mark: Mark::DEFAULT,
             dns: dns.iter().map(|ip| ip.parse().unwrap()).collect(),
+            from: Vec::new(),
         }
     }
 
@@ -228,13 +332,31 @@ mod tests {
         rules
             .iter()
             .map(|rule| {
-                let mark = rule.mark.map_or("", |_| " marked");
+                let mark = match rule.mark {
+                    Some(Mark::DEFAULT) => " marked",
+                    Some(_) => " chosen",
+                    None => "",
+                };
+                let from = rule
+                    .from
+                    .map_or_else(String::new, |net| format!(" from {net}"));
+                let iif = rule
+                    .iif
+                    .as_ref()
+                    .map_or_else(String::new, |name| format!(" iif {name}"));
+                let uids = rule
+                    .uids
+                    .as_ref()
+                    .map_or_else(String::new, |uids| format!(" uid {}", uids.start()));
                 let port = rule.port.map_or("", |_| " port");
                 let to = rule.to.map_or_else(String::new, |net| format!(" to {net}"));
                 let suppress = rule
                     .suppress
                     .map_or_else(String::new, |len| format!(" suppress {len}"));
-                format!("{}{mark}{port}{to} {:?}{suppress}", rule.pref, rule.then)
+                format!(
+                    "{}{mark}{from}{iif}{uids}{port}{to} {:?}{suppress}",
+                    rule.pref, rule.then
+                )
             })
             .collect()
     }
@@ -289,6 +411,59 @@ mod tests {
             ["32504 Lookup(11764)"]
         );
         assert_eq!(plan.names(7), []);
+    }
+
+    #[test]
+    fn rules_are_made_for_each_of_those_whose_packets_go_in() {
+        let mut plan = plan(RouteWhat::Everything, &[]);
+        plan.from = vec![
+            RouteFrom::User(1000),
+            RouteFrom::Group(7),
+            RouteFrom::Device("lan".to_owned()),
+            RouteFrom::Net("192.168.8.0/25".parse().unwrap()),
+            RouteFrom::Net("fd00::/64".parse().unwrap()),
+        ];
+
+        assert_eq!(
+            shown(&plan.leading(BLOCK, 11764, Family::Ip4)),
+            [
+                "32504 chosen Lookup(11764)",
+                "32504 uid 1000 Lookup(11764)",
+                "32504 iif lan Lookup(11764)",
+                "32504 from 192.168.8.0/25 Lookup(11764)",
+            ]
+        );
+        let near = shown(&plan.preparing(BLOCK, Family::Ip6));
+        assert_eq!(near.len(), 6);
+        assert_eq!(near[5], "32503 from fd00::/64 Lookup(254) suppress 0");
+    }
+
+    #[test]
+    fn what_is_forwarded_goes_in_behind_a_leap_of_the_rest() {
+        let mut plan = plan(RouteWhat::Everything, &["192.0.2.53"]);
+        plan.from = vec![RouteFrom::Forwarded];
+
+        assert_eq!(
+            shown(&plan.preparing(BLOCK, Family::Ip4)),
+            [
+                "32509 marked Lookup(254)",
+                "32500 marked Goto(32509)",
+                "32505 iif lo Goto(32509)",
+                "32503 chosen Lookup(254) suppress 0",
+                "32507 Lookup(254) suppress 0",
+            ]
+        );
+        assert_eq!(
+            shown(&plan.leading(BLOCK, 11764, Family::Ip4)),
+            [
+                "32501 chosen port Lookup(11765)",
+                "32502 chosen port Lookup(11765)",
+                "32504 chosen Lookup(11764)",
+                "32506 port Lookup(11765)",
+                "32506 port Lookup(11765)",
+                "32508 Lookup(11764)",
+            ]
+        );
     }
 
     #[test]
