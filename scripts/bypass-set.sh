@@ -5,7 +5,7 @@
 #   bypass-set.sh nft:TABLE:NAME SOURCE..     sets NAME4, NAME6 of table inet TABLE
 #   bypass-set.sh ipset:NAME SOURCE..         sets NAME4, NAME6
 #   bypass-set.sh firewalld:NAME SOURCE..     ipsets NAME4, NAME6 of firewalld
-#   bypass-set.sh file:PATH SOURCE..          the list itself, for DTUN_BYPASS
+#   bypass-set.sh file:PATH SOURCE..          the list itself, for -bypass and DTUN_BYPASS
 #
 # A set that is not there is made. All is loaded at once and takes the place of
 # what was there in one step (firewalld itself empties a set for a moment).

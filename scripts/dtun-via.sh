@@ -21,7 +21,8 @@
 #   table=765 pref=32470 mark=0x76000000/0xff000000
 #
 # Private networks always keep their way. The sockets have chosen the address
-# of the machine's usual way, so what takes the other one is masqueraded.
+# of the machine's usual way, so what takes the other one is masqueraded. dtun's
+# -strict stops what goes beside the tunnel, "direct" too.
 #
 # After a kill -9 of dtun the programs take the usual way (but with "strict");
 # the next start, or stop, takes away what is left.
@@ -224,7 +225,7 @@ install_() {
     fi
     [ ! -e "$1" ] || [ "$(readlink -f "$1")" = "$self" ] || fail "$1 is something else: name another file"
     ln -sf "$self" "$1"
-    echo "$1 runs a program in the group $group; let a user do it: usermod -aG $group USER"
+    [ -n "$users" ] || echo "whoever shall use $1: usermod -aG $group USER"
 }
 
 uninstall() {

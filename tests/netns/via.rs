@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::thread;
 
@@ -38,6 +39,7 @@ fn the_groups_programs_go_through_the_tunnel_and_all_else_does_not() {
 
         laptop.run(&["start"]).unwrap();
         let once = laptop.everything();
+        assert_eq!(once.contains("table inet dtun-via"), nft);
         laptop.run(&["start"]).unwrap();
         assert_eq!(laptop.everything(), once);
 
@@ -327,24 +329,6 @@ impl Laptop {
         let picture = Picture::new();
         let host = picture.network.host(2);
         strict(&[&host, &picture.network.router, &picture.hub.host]);
-        // iptables makes the tables that are not there, and leaves them.
-        for tool in ["iptables", "ip6tables"] {
-            for table in ["mangle", "nat", "filter"] {
-                host.run(
-                    &format!("{tool} -t {table} -A OUTPUT -d 127.9.9.9 -j ACCEPT").replace(
-                        "127.9.9.9",
-                        if tool == "iptables" {
-                            "127.9.9.9"
-                        } else {
-                            "::9"
-                        },
-                    ),
-                );
-                host.run(&format!("{tool} -t {table} -L -n"));
-            }
-            host.run(&format!("{tool} -t mangle -A PREROUTING -i none -j ACCEPT"));
-            host.run(&format!("{tool} -t nat -A POSTROUTING -o none -j ACCEPT"));
-        }
         host.etc(
             "group",
             "root:x:0:\nnogroup:x:65534:\ndtun-via:x:64117:nobody\n",
@@ -358,10 +342,34 @@ impl Laptop {
             picture,
             scratch,
         };
+        laptop.their_rules();
         laptop.conf("");
         laptop.run(&["install", &laptop.scratch.path("t")]).unwrap();
 
         laptop
+    }
+
+    /// A firewall's own rules: iptables makes the tables that are not there,
+    /// and leaves them. Busybox's machine has the older iptables.
+    fn their_rules(&self) {
+        let kind = if self.tools == Tools::Busybox {
+            "legacy"
+        } else {
+            "nft"
+        };
+        fs::create_dir_all(self.scratch.path("bin")).unwrap();
+        for tool in ["iptables", "ip6tables"] {
+            let path = format!("/usr/sbin/{tool}-{kind}");
+            for chain in ["mangle -A OUTPUT", "mangle -A PREROUTING", "nat -A OUTPUT"] {
+                self.host
+                    .run(&format!("{path} -t {chain} -p sctp -j ACCEPT"));
+            }
+            self.host
+                .run(&format!("{path} -t nat -A POSTROUTING -p sctp -j ACCEPT"));
+            self.host
+                .run(&format!("{path} -A OUTPUT -p sctp -j ACCEPT"));
+            symlink(path, self.scratch.path(&format!("bin/{tool}"))).unwrap();
+        }
     }
 
     /// Writes what the script shall do.
@@ -449,8 +457,17 @@ impl Laptop {
     }
 
     fn everything(&self) -> String {
-        let sets = self.host.run("ipset list");
-        everything(&self.host) + &sets
+        let mut all = everything(&self.host) + &self.host.run("ipset list");
+        for save in ["iptables-legacy-save", "ip6tables-legacy-save"] {
+            let rules = self.host.run(save);
+            // But comments, which have the time, and counters.
+            for rule in rules.lines().filter(|line| !line.starts_with('#')) {
+                all.push_str(rule.split(" [").next().unwrap());
+                all.push('\n');
+            }
+        }
+
+        all
     }
 
     fn records(&self) -> usize {
