@@ -255,6 +255,20 @@ impl Picture {
         )
     }
 
+    /// Lets every machine drop what comes by another way than an answer would
+    /// take; the kernel takes the stricter of this and a device's own.
+    pub(crate) fn filter_reverse_paths(&self, more: &[&Netns]) {
+        let own = [
+            &*self.hub.host,
+            &self.www,
+            &self.direct,
+            &self.network.router,
+        ];
+        for netns in own.iter().chain(more) {
+            netns.sysctl("ipv4/conf/all/rp_filter", "1");
+        }
+    }
+
     /// From the cable to another network by radio.
     pub(crate) fn move_laptop(&self, laptop: &Host) {
         let router = &self.network.router;

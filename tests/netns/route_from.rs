@@ -1,7 +1,7 @@
 //! Some packets alone go into the tunnel: of a user, by a device, of a source
 //! range, or what is passed on for others.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
@@ -14,6 +14,7 @@ fn a_users_packets_go_in_and_nobody_elses() {
     let picture = Picture::new();
     let laptop = picture.network.host(2);
     laptop.sysctl("ipv4/ping_group_range", "0 2147483647");
+    picture.filter_reverse_paths(&[&laptop]);
     let who = format!("user:{}", nobody::ID);
     let mut spoke = start(&picture, &laptop, &who);
     spoke.line("tunnel up");
@@ -37,10 +38,34 @@ fn a_users_packets_go_in_and_nobody_elses() {
 }
 
 #[test]
+fn a_groups_packets_go_in_and_nobody_elses() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    picture.filter_reverse_paths(&[&laptop]);
+    let who = format!("group:{}", nobody::ID);
+    let mut spoke = start(&picture, &laptop, &who);
+    spoke.line("tunnel up");
+
+    let connect = |group: &str| {
+        let listener = picture.www.enter(|| TcpListener::bind((WWW4, 0)).unwrap());
+        let port = listener.local_addr().unwrap().port();
+        listener.set_nonblocking(true).unwrap();
+        let line = format!(
+            "setpriv --regid {group} --clear-groups timeout 2 bash -c </dev/tcp/{WWW4}/{port}"
+        );
+        let connected = laptop.try_run(&line).is_ok();
+        connected.then(|| listener.accept().unwrap().1.ip())
+    };
+    assert_eq!(connect(nobody::ID), Some(HUB_AT_WWW4.into()));
+    assert_eq!(connect("0"), None);
+}
+
+#[test]
 fn a_router_sends_what_it_forwards_and_nothing_of_its_own() {
     for who in ["forwarded", "dev:lan", "192.168.10.0/29,fd00:10::/64"] {
         let picture = Picture::new();
         let lan = Lan::new(&picture);
+        picture.filter_reverse_paths(&[&lan.router, &lan.pc]);
         let before = lan.router.ip("rule");
         let flags = ["-peernet", "192.168.10.0/24"];
         let mut spoke = start_with(&picture, &lan.router, who, &flags);

@@ -9,7 +9,7 @@ use dtun_shared::mark::Mark;
 
 use super::plan::{Chosen, Lock, Plan};
 use crate::config::{LockConfig, SpokeConfig};
-use crate::routes::{Bypass, BypassSource, RouteWhat};
+use crate::routes::{Bypass, BypassSource, RouteFrom, RouteWhat};
 
 /// What the filter is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +35,23 @@ impl Settings {
             return Ok(None);
         }
         let lock = config.strict.then(|| networks(config.bypass.as_ref()));
+        let mark = config.fwmark.unwrap_or(Mark::DEFAULT);
+        let is_for_all = config.route_from.is_empty();
+        let group = |from: &RouteFrom| match from {
+            RouteFrom::Group(id) => Some(*id),
+            RouteFrom::User(_)
+            | RouteFrom::Device(_)
+            | RouteFrom::Net(_)
+            | RouteFrom::Forwarded => None,
+        };
 
         Ok(Some(Self {
-            mark: config.fwmark.unwrap_or(Mark::DEFAULT),
-            chosen: None,
-            groups: Vec::new(),
-            names: config.route == Some(RouteWhat::Everything) && !config.dns.is_empty(),
+            mark,
+            chosen: mark.second().filter(|_| !is_for_all),
+            groups: config.route_from.iter().filter_map(group).collect(),
+            names: config.route == Some(RouteWhat::Everything)
+                && !config.dns.is_empty()
+                && is_for_all,
             lock: lock.transpose()?,
         }))
     }
