@@ -5,13 +5,13 @@
 //! others: to be called where blocking does no harm.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::conf::{compose, name_servers, record_in};
+use super::conf::{compose, record_in};
 use super::file::{Held, place, remove};
 use super::guard::Guard;
 use super::places::{Places, is_stub};
@@ -94,12 +94,12 @@ pub(super) fn check(places: &Places, wish: &Wish) -> Result<Checked, ResolversEr
     let record = Record::load(&path).map_err(ResolversError::Record)?;
 
     let mut checked = Checked::Stands;
-    if record.resolved && is_missing_from_resolved(places, wish) {
+    if record.resolved && programs::is_missing_from_resolved(places, &wish.servers) {
         programs::set_resolved(places, &wish.device, &wish.servers)?;
         checked = Checked::Again;
     }
     if let Some(name) = &record.resolvconf
-        && !is_asked_by_resolvconf(places, wish)
+        && !programs::is_asked_by_resolvconf(places, &wish.servers)
     {
         programs::set_resolvconf(places, name, &wish.servers)?;
         checked = Checked::Again;
@@ -182,7 +182,9 @@ fn stand(
         record.resolvconf = Some(name.clone());
         keep(places, record)?;
         match programs::set_resolvconf(places, &name, &wish.servers) {
-            Ok(()) if is_asked_by_resolvconf(places, wish) => return Ok("resolvconf"),
+            Ok(()) if programs::is_asked_by_resolvconf(places, &wish.servers) => {
+                return Ok("resolvconf");
+            }
             Ok(()) => tracing::debug!("resolvconf is not in charge of resolv.conf"),
             Err(error) => tracing::debug!(%error, "resolvconf is left out"),
         }
@@ -344,35 +346,6 @@ fn revert_resolved(places: &Places, device: &str) {
 fn clear_resolvconf(places: &Places, name: &str) {
     if let Err(error) = programs::clear_resolvconf(places, name) {
         tracing::debug!(%error, "resolvconf has nothing to forget");
-    }
-}
-
-/// Systemd-resolved lists the servers of all links.
-fn is_missing_from_resolved(places: &Places, wish: &Wish) -> bool {
-    std::fs::read(&places.resolved).is_ok_and(|text| {
-        let listed = name_servers(&text);
-        let is_listed = |server: &IpAddr| listed.iter().any(|listed| listed.ip() == *server);
-        !wish.servers.iter().all(is_listed)
-    })
-}
-
-/// Whether resolv.conf has our servers first, or is resolvconf's and names a
-/// resolver on this machine, which resolvconf tells of them.
-fn is_asked_by_resolvconf(places: &Places, wish: &Wish) -> bool {
-    let asked = places.asked();
-    let is_local = asked.iter().all(|server| server.ip().is_loopback());
-
-    asked.first().map(SocketAddr::ip).as_ref() == wish.servers.first()
-        || (is_local && is_of_resolvconf(places))
-}
-
-fn is_of_resolvconf(places: &Places) -> bool {
-    let names_it = |text: &[u8]| String::from_utf8_lossy(text).contains("resolvconf");
-
-    match Held::read(&places.resolv_conf) {
-        Ok(Held::Link(target)) => names_it(target.as_os_str().as_encoded_bytes()),
-        Ok(Held::File { content, .. }) => names_it(&content),
-        Ok(Held::Missing) | Err(_) => false,
     }
 }
 

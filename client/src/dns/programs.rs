@@ -3,21 +3,67 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::conf::name_servers;
+use super::file::Held;
 use super::places::Places;
 
-/// Has systemd-resolved ask these servers for every name, by the tunnel.
+/// Has systemd-resolved ask these servers for every name, by the tunnel. It may
+/// hear of a new device after us.
 pub(super) fn set_resolved(
     places: &Places,
     device: &str,
     servers: &[IpAddr],
 ) -> Result<(), ProgramError> {
+    let mut result = try_resolved(places, device, servers);
+    for _ in 0..TRIES {
+        if result.is_ok() || !places.resolved.exists() {
+            break;
+        }
+        thread::sleep(TRY_AGAIN);
+        result = try_resolved(places, device, servers);
+    }
+
+    result
+}
+
+/// Whether servers are not among those of all links that are up, which
+/// systemd-resolved lists, perhaps a little later than we look.
+pub(super) fn is_missing_from_resolved(places: &Places, servers: &[IpAddr]) -> bool {
+    let is_missing = || {
+        fs::read(&places.resolved).is_ok_and(|text| {
+            let listed = name_servers(&text);
+            let is_listed = |server: &IpAddr| listed.iter().any(|listed| listed.ip() == *server);
+            !servers.iter().all(is_listed)
+        })
+    };
+
+    (0..TRIES).all(|_| {
+        let missing = is_missing();
+        if missing {
+            thread::sleep(TRY_AGAIN);
+        }
+        missing
+    })
+}
+
+/// Whether resolv.conf has our servers first, or is resolvconf's and names a
+/// resolver on this machine, which resolvconf tells of them.
+pub(super) fn is_asked_by_resolvconf(places: &Places, servers: &[IpAddr]) -> bool {
+    let asked = places.asked();
+    let is_local = asked.iter().all(|server| server.ip().is_loopback());
+
+    asked.first().map(SocketAddr::ip).as_ref() == servers.first()
+        || (is_local && is_of_resolvconf(places))
+}
+
+fn try_resolved(places: &Places, device: &str, servers: &[IpAddr]) -> Result<(), ProgramError> {
     let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
     let mut dns = vec!["dns", device];
     dns.extend(servers.iter().map(String::as_str));
@@ -116,6 +162,16 @@ pub(super) enum ProgramError {
     TimedOut { program: &'static str },
 }
 
+fn is_of_resolvconf(places: &Places) -> bool {
+    let names_it = |text: &[u8]| String::from_utf8_lossy(text).contains("resolvconf");
+
+    match Held::read(&places.resolv_conf) {
+        Ok(Held::Link(target)) => names_it(target.as_os_str().as_encoded_bytes()),
+        Ok(Held::File { content, .. }) => names_it(&content),
+        Ok(Held::Missing) | Err(_) => false,
+    }
+}
+
 fn run(
     places: &Places,
     program: &'static str,
@@ -200,6 +256,10 @@ fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
 
     Ok(None)
 }
+
+/// After systemd-resolved did not know the device.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+const TRIES: usize = 5;
 
 const RESOLVECTL: &str = "resolvectl";
 
