@@ -10,6 +10,8 @@
 # As root; scripts/bench-latency.sh -h tells the options.
 set -eu
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/bench/options.sh
+. scripts/bench/options.sh
 # shellcheck source=scripts/bench/network.sh
 . scripts/bench/network.sh
 
@@ -33,10 +35,7 @@ END
 
 main() {
     options "$@"
-    [ "$(id -u)" = 0 ] || fail 'needs root: run it with sudo'
-    for wanted in ip:iproute2 tc:iproute2 iperf3:iperf3 ping:iputils-ping; do
-        command -v "${wanted%:*}" >/dev/null || fail "${wanted%:*} is missing: install ${wanted#*:}"
-    done
+    needs ip:iproute2 tc:iproute2 iperf3:iperf3 ping:iputils-ping
     dtun=${DTUN:-${CARGO_TARGET_DIR:-target}/release/dtun}
     [ -n "${DTUN:-}" ] || cargo build --release --quiet
     dtun=$(realpath "$dtun")
@@ -65,29 +64,26 @@ main() {
 
 options() {
     wheres='router uplink' ways='up down' rate=50 queue=50 tcp=cubic streams=1 rounds=5 seconds=8 samples=''
-    while [ $# -gt 0 ]; do
-        case $1 in
-            -h | -help | --help)
-                usage
-                exit
-                ;;
-        esac
-        [ $# -gt 1 ] || fail "$1 wants a value, or is no option; -h tells all"
-        case $1 in
-            -where) wheres=$(echo "$2" | tr , ' ') ;;
-            -way) ways=$(echo "$2" | tr , ' ') ;;
-            -rate) rate=$2 ;;
-            -queue) queue=$2 ;;
-            -tcp) tcp=$2 ;;
-            -streams) streams=$2 ;;
-            -rounds) rounds=$2 ;;
-            -seconds) seconds=$2 ;;
-            -samples) samples=$2 ;;
-            *) fail "no option $1; -h tells all" ;;
-        esac
-        shift 2
-    done
+    read_options "$@"
+    numbers "$rate" "$queue" "$streams" "$rounds" "$seconds"
 }
+
+option() {
+    case $1 in
+        -where) wheres=$(list "$2") ;;
+        -way) ways=$(list "$2") ;;
+        -rate) rate=$2 ;;
+        -queue) queue=$2 ;;
+        -tcp) tcp=$2 ;;
+        -streams) streams=$2 ;;
+        -rounds) rounds=$2 ;;
+        -seconds) seconds=$2 ;;
+        -samples) samples=$2 ;;
+        *) return 1 ;;
+    esac
+}
+
+flag() { return 1; }
 
 network() {
     for host in spoke router hub; do

@@ -9,6 +9,8 @@
 # As root; scripts/bench.sh -h tells the options.
 set -eu
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/bench/options.sh
+. scripts/bench/options.sh
 # shellcheck source=scripts/bench/network.sh
 . scripts/bench/network.sh
 # shellcheck source=scripts/bench/programs.sh
@@ -56,10 +58,7 @@ main() {
         report
         exit
     fi
-    [ "$(id -u)" = 0 ] || fail 'needs root: run it with sudo'
-    for wanted in ip:iproute2 ethtool:ethtool iperf3:iperf3 ping:iputils-ping; do
-        command -v "${wanted%:*}" >/dev/null || fail "${wanted%:*} is missing: install ${wanted#*:}"
-    done
+    needs ip:iproute2 ethtool:ethtool iperf3:iperf3 ping:iputils-ping
     [ -c /dev/net/tun ] || fail 'no /dev/net/tun: modprobe tun'
 
     work=$(mktemp -d)
@@ -87,39 +86,33 @@ main() {
 options() {
     programs='raw dtun gotatun boringtun openvpn ocserv' whats='up down streams udp ping'
     veths='on off' rounds=3 seconds=5 spokes=1000 svg='' samples='' table='' given=''
-    while [ $# -gt 0 ]; do
-        case $1 in
-            -quick)
-                rounds=1 seconds=2
-                shift
-                continue
-                ;;
-            -h | -help | --help)
-                usage
-                exit
-                ;;
-        esac
-        [ $# -gt 1 ] || fail "$1 wants a value, or is no option; -h tells all"
-        case $1 in
-            -only) programs=$(echo "$2" | tr , ' ') given=1 ;;
-            -measure) whats=$(echo "$2" | tr , ' ') ;;
-            -veth) case $2 in both) veths='on off' ;; on | off) veths=$2 ;; *) fail '-veth is on, off or both' ;; esac ;;
-            -rounds) rounds=$2 ;;
-            -seconds) seconds=$2 ;;
-            -spokes) spokes=$2 ;;
-            -svg) svg=$2 ;;
-            -samples) samples=$2 ;;
-            -table) table=$2 ;;
-            *) fail "no option $1; -h tells all" ;;
-        esac
-        shift 2
-    done
-    for number in "$rounds" "$seconds" "$spokes"; do
-        case $number in '' | 0 | *[!0-9]*) fail "\"$number\" is no number of rounds, seconds or spokes" ;; esac
-    done
+    read_options "$@"
+    numbers "$rounds" "$seconds" "$spokes"
     for extra in ${BENCH_EXTRA:-}; do
         case " $programs " in *" ${extra%%=*} "*) ;; *) [ -n "$given" ] || programs="$programs ${extra%%=*}" ;; esac
     done
+}
+
+option() {
+    case $1 in
+        -only) programs=$(list "$2") given=1 ;;
+        -measure) whats=$(list "$2") ;;
+        -veth) case $2 in both) veths='on off' ;; on | off) veths=$2 ;; *) fail '-veth is on, off or both' ;; esac ;;
+        -rounds) rounds=$2 ;;
+        -seconds) seconds=$2 ;;
+        -spokes) spokes=$2 ;;
+        -svg) svg=$2 ;;
+        -samples) samples=$2 ;;
+        -table) table=$2 ;;
+        *) return 1 ;;
+    esac
+}
+
+flag() {
+    case $1 in
+        -quick) rounds=1 seconds=2 ;;
+        *) return 1 ;;
+    esac
 }
 
 # measure NAME: starts a program, measures, ends it.
