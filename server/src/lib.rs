@@ -1,5 +1,7 @@
 //! The hub: listener, its side of the handshake, leases, pools, peernet policy.
 
+#[doc(hidden)]
+pub mod bench;
 mod config;
 pub mod handshake;
 mod hub;
