@@ -273,3 +273,6 @@ fn room(socket: u64) -> u64 {
 const STOP: u64 = 0;
 
 const MAX_BUSY: usize = 64;
+
+#[cfg(test)]
+mod tests;
