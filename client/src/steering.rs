@@ -5,9 +5,10 @@
 //! counts is put up last and taken down first, so that a process that dies in
 //! between leaves nothing that holds traffic up.
 
-use std::fs;
+mod forwarding;
+mod sysctl;
+
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dtun_shared::files::Files;
@@ -45,6 +46,8 @@ pub(crate) struct Steering {
     /// What to look at then.
     look: Look,
     repairs: Repairs,
+    /// Whether the hub was asked if it forwards.
+    asked_hub: bool,
     /// What was said last of what does not work.
     told: Option<String>,
 }
@@ -107,6 +110,7 @@ impl Steering {
             due: None,
             look: Look::default(),
             repairs: Repairs::of("rules or routes"),
+            asked_hub: false,
             told: None,
         }
     }
@@ -302,8 +306,8 @@ impl Steering {
             return;
         };
         let started = Instant::now();
-        honour_marks_of_answers();
-        pass_by_without_carrier(&lease.device);
+        sysctl::honour_marks_of_answers();
+        sysctl::pass_by_without_carrier(&lease.device);
         let result = match routes.prepare(lease.index).await {
             Ok(()) => {
                 if let Some(firewall) = &self.firewall {
@@ -317,6 +321,10 @@ impl Steering {
         match result {
             Ok(()) => {
                 self.told = None;
+                if self.what == Some(RouteWhat::Everything) && !self.asked_hub {
+                    self.asked_hub = true;
+                    tokio::spawn(forwarding::tell(lease.clone()));
+                }
                 let networks = routes.bypass().len();
                 tracing::debug!(networks, took = ?started.elapsed(), "routes stand");
             }
@@ -325,10 +333,12 @@ impl Steering {
     }
 
     async fn take_down(&mut self) {
-        if let Some(routes) = &mut self.routes
-            && let Err(error) = routes.remove().await
-        {
-            tracing::warn!("{error}");
+        let started = Instant::now();
+        if let Some(routes) = &mut self.routes {
+            match routes.remove().await {
+                Ok(()) => tracing::debug!(took = ?started.elapsed(), "routes removed"),
+                Err(error) => tracing::warn!("{error}"),
+            }
         }
         if let Some(firewall) = &self.firewall {
             firewall.withdraw().await;
@@ -360,32 +370,6 @@ fn tell_no_firewall(result: Result<(), NftError>, told: &mut bool) {
              answered into the tunnel, a strict rp_filter drops the hub's datagrams, and \
              questions for names may leave beside -dns",
         );
-    }
-}
-
-/// Lets strict reverse-path filters look up answers to our own datagrams by
-/// the mark that the firewall gives them.
-fn honour_marks_of_answers() {
-    set("ipv4/conf/all/src_valid_mark");
-}
-
-/// Keeps routes into a device that nobody holds from being used: one that is
-/// persistent outlives us.
-fn pass_by_without_carrier(device: &str) {
-    for family in ["ipv4", "ipv6"] {
-        set(&format!(
-            "{family}/conf/{device}/ignore_routes_with_linkdown"
-        ));
-    }
-}
-
-fn set(name: &str) {
-    let path = Path::new("/proc/sys/net").join(name);
-    let is_set = || fs::read_to_string(&path).is_ok_and(|text| text.trim() == "1");
-    if !is_set()
-        && let Err(error) = fs::write(&path, "1")
-    {
-        tracing::debug!(path = %path.display(), %error, "sysctl not set");
     }
 }
 

@@ -9,6 +9,7 @@ mod control;
 mod dial;
 #[cfg(test)]
 mod fixture;
+pub mod hop;
 mod path_mtu;
 pub mod recv;
 pub mod send;

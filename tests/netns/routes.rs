@@ -331,6 +331,30 @@ fn ipv6_without_a_way_at_the_hub_is_refused_at_once_and_works_inside() {
     }
 }
 
+#[test]
+fn a_hub_that_does_not_forward_or_has_no_way_out_is_told() {
+    for (change, said) in [
+        ("", "the hub forwards"),
+        (
+            "sysctl -w net.ipv4.ip_forward=0",
+            "the hub does not forward",
+        ),
+        ("ip route del default", "the hub has no way to the outside"),
+    ] {
+        let picture = Picture::new();
+        let laptop = picture.network.host(2);
+        let hub = &picture.hub.host;
+        hub.ip(&format!("route add {} via 198.18.1.1", laptop.ip4()));
+        if !change.is_empty() {
+            hub.run(change);
+        }
+
+        let mut spoke = full(&picture, &laptop, &["-v"]);
+
+        spoke.line(said);
+    }
+}
+
 /// Everything through the tunnel but the picture's list.
 fn full(picture: &Picture, host: &Host, more: &[&str]) -> Daemon {
     let list = picture.list();

@@ -357,3 +357,6 @@ impl Routes {
 fn kernel(what: &'static str) -> impl FnOnce(io::Error) -> NotRouted {
     move |source| NotRouted::Kernel { what, source }
 }
+
+#[cfg(test)]
+mod tests;

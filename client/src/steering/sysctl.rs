@@ -1,0 +1,30 @@
+//! What the kernel must be told beside rules and routes.
+
+use std::fs;
+use std::path::Path;
+
+/// Lets strict reverse-path filters look up answers to our own datagrams by
+/// the mark that the firewall gives them.
+pub(super) fn honour_marks_of_answers() {
+    set("ipv4/conf/all/src_valid_mark");
+}
+
+/// Keeps routes into a device that nobody holds from being used: one that is
+/// persistent outlives us.
+pub(super) fn pass_by_without_carrier(device: &str) {
+    for family in ["ipv4", "ipv6"] {
+        set(&format!(
+            "{family}/conf/{device}/ignore_routes_with_linkdown"
+        ));
+    }
+}
+
+fn set(name: &str) {
+    let path = Path::new("/proc/sys/net").join(name);
+    let is_set = || fs::read_to_string(&path).is_ok_and(|text| text.trim() == "1");
+    if !is_set()
+        && let Err(error) = fs::write(&path, "1")
+    {
+        tracing::debug!(path = %path.display(), %error, "sysctl not set");
+    }
+}
