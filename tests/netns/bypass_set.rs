@@ -1,12 +1,15 @@
 //! The script that fills a set of the firewall with a list, and what it does
 //! with a list that is not to be trusted.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
+
+use ipnet::IpNet;
 
 use crate::laptop::{TOOLS, Tools};
 use crate::namespace::Netns;
@@ -200,6 +203,33 @@ fn a_file_is_the_list_itself() {
 }
 
 #[test]
+fn a_tidied_list_has_the_outermost_networks_of_any_list() {
+    for tools in TOOLS {
+        let machine = Machine::new(tools);
+        let networks: BTreeSet<_> = Random(7).networks(1_500).collect();
+        let text: String = networks
+            .iter()
+            .map(|network| format!("{network}\n"))
+            .collect();
+        machine.list("list", &text);
+        let out = machine.scratch.path("out");
+
+        machine.fill(&format!("file:{out}"), &["list"]).unwrap();
+
+        let tidy: BTreeSet<IpNet> = machine
+            .scratch
+            .read("out")
+            .lines()
+            .map(|line| line.parse().unwrap())
+            .collect();
+        let all: BTreeSet<_> = networks.iter().map(IpNet::trunc).collect();
+        let inside = |net: &IpNet| all.iter().any(|other| other != net && other.contains(net));
+        let outermost = all.iter().copied().filter(|net| !inside(net)).collect();
+        assert_eq!(tidy, outermost);
+    }
+}
+
+#[test]
 fn firewalld_is_told_what_changed_and_keeps_it() {
     for tools in TOOLS {
         let machine = Machine::new(tools);
@@ -382,6 +412,33 @@ fn serve(listener: &TcpListener, page: &str) {
         "HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n{page}"
     )
     .unwrap();
+}
+
+/// Numbers from a seed (xorshift64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Networks that lie close enough to be in each other, of every length.
+    fn networks(mut self, count: usize) -> impl Iterator<Item = IpNet> {
+        (0..count).map(move |_| {
+            let (spread, length) = (self.next(), self.next());
+            if spread % 2 == 0 {
+                let address = Ipv4Addr::from_bits(0x0a00_0000 | (spread >> 40) as u32);
+                IpNet::new(address.into(), 12 + (length % 21) as u8).unwrap()
+            } else {
+                let low = (u128::from(spread) << 61) | u128::from(self.next());
+                let address = Ipv6Addr::from_bits((0x2001_0db8 << 96) | (low % (1 << 76)));
+                IpNet::new(address.into(), 53 + (length % 76) as u8).unwrap()
+            }
+        })
+    }
 }
 
 fn everywhere() -> impl Iterator<Item = (Tools, &'static str)> {

@@ -253,7 +253,7 @@ fn www_sees_the_hub_and_a_bypassed_network_the_laptop_under_strict_filters() {
         strict(&[&laptop, &picture.network.router, &picture.hub.host]);
         let before = everything(&laptop);
 
-        let (mut spoke, _scratch) = spoke(&picture, &laptop, tools);
+        let (mut spoke, _scratch) = spoke(&picture, &laptop, tools, &[]);
         spoke.line("10001 networks");
         spoke.line("tunnel up");
 
@@ -279,7 +279,7 @@ fn the_uplink_may_go_and_come_back_elsewhere() {
     for tools in TOOLS {
         let picture = Picture::new();
         let laptop = picture.network.host(2);
-        let (mut spoke, _scratch) = spoke(&picture, &laptop, tools);
+        let (mut spoke, _scratch) = spoke(&picture, &laptop, tools, &[]);
         spoke.line("tunnel up");
 
         laptop.ip("route del default via 198.18.2.1");
@@ -297,14 +297,35 @@ fn the_uplink_may_go_and_come_back_elsewhere() {
     }
 }
 
+#[test]
+fn while_the_hub_is_away_the_machine_has_its_own_network() {
+    for tools in TOOLS {
+        let mut picture = Picture::new();
+        let other = picture.network.host(4);
+        let laptop = picture.network.host(2);
+        let (mut spoke, _scratch) = spoke(&picture, &laptop, tools, &["-fallback", "1s"]);
+        spoke.line("tunnel up");
+        let hub = picture.hub.host.ip4();
+        assert_eq!(seen(&laptop, &other, other.ip4()), hub);
+
+        picture.hub.kill();
+        spoke.line("the hub stays away");
+        assert_eq!(seen(&laptop, &other, other.ip4()), laptop.ip4());
+
+        picture.hub.restart();
+        spoke.line("10001 networks");
+        assert_eq!(seen(&laptop, &other, other.ip4()), hub);
+    }
+}
+
 /// Starts a spoke whose hooks are the policy's, and waits for nothing.
-fn spoke(picture: &Picture, host: &Host, tools: Tools) -> (Daemon, Scratch) {
+fn spoke(picture: &Picture, host: &Host, tools: Tools, flags: &[&str]) -> (Daemon, Scratch) {
     let scratch = Scratch::new();
     let up = tools.hook(&scratch, "up-policy.sh");
     let down = tools.hook(&scratch, "down-policy.sh");
-    let flags = ["-up", &up, "-down", &down, "-fwmark", "0x640000/0xff0000"];
+    let hooks = ["-up", &up, "-down", &down, "-fwmark", "0x640000/0xff0000"];
 
-    (picture.spoke(host, &flags), scratch)
+    (picture.spoke(host, &[&hooks, flags].concat()), scratch)
 }
 
 /// Turns on every reverse path filter.
