@@ -179,7 +179,7 @@ impl Resolvers {
 
 /// Undoes what processes that were killed did to the machine's resolvers;
 /// `state` as for [`Resolvers::new`].
-pub fn clean(state: Option<&Path>) {
+pub(crate) fn clean(state: Option<&Path>) {
     change::clean_up(&Places::system(state));
 }
 

@@ -4,6 +4,7 @@ mod admit;
 mod attempt;
 mod backoff;
 mod clash;
+mod clean;
 mod config;
 pub mod dial;
 mod dns;
@@ -22,8 +23,9 @@ mod steering;
 mod tunnel;
 mod uplink;
 
+pub use clean::clean;
 pub use config::{LockConfig, SpokeConfig};
-pub use dns::{clean, guard};
+pub use dns::guard;
 pub use firewall::{lock, unlock};
 pub use routes::{BypassSource, BypassWord, NotABypass, RouteFrom, RouteWhat};
 pub use spoke::run;

@@ -224,6 +224,29 @@ fn where_the_guard_is_killed_too_the_next_start_or_clean_puts_them_back() {
 }
 
 #[test]
+fn clean_takes_away_the_routes_of_a_killed_spoke_too() {
+    let network = Network::new();
+    let scratch = Scratch::new();
+    let state = scratch.path("state");
+    let _hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("resolv.conf", THEIRS);
+    let rules = |netns: &Netns| ["-4", "-6"].map(|family| netns.ip(&format!("{family} rule")));
+    let before = rules(&host);
+    let flags = [&DNS[..], &["-state", &state, "-route", "default"]].concat();
+    let mut spoke = Spoke::start_on(host, &flags);
+    spoke.lease();
+    spoke.kill();
+    assert_ne!(rules(&spoke.host), before);
+
+    let dtun = env!("CARGO_BIN_EXE_dtun");
+    spoke.host.run(&format!("{dtun} clean -state {state}"));
+
+    assert_eq!(rules(&spoke.host), before);
+    assert_eq!(fs::read_to_string(etc(&spoke.host)).unwrap(), THEIRS);
+}
+
+#[test]
 fn clean_leaves_the_resolvers_of_a_tunnel_that_stands() {
     let network = Network::new();
     let scratch = Scratch::new();
