@@ -14,6 +14,8 @@ mod settings;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dtun_shared::link::Netlink;
 use dtun_shared::nft::NftError;
@@ -33,6 +35,10 @@ pub(crate) use settings::Settings;
 pub(crate) struct Firewall {
     orders: mpsc::Sender<Order>,
     guard: JoinHandle<()>,
+    /// Whether nothing may leave beside the tunnel, as the guard has it.
+    locked: Arc<AtomicBool>,
+    /// Whether the user has heard that while there is no tunnel.
+    told_locked: bool,
 }
 
 impl Firewall {
@@ -47,13 +53,16 @@ impl Firewall {
 
         Ok(Self {
             orders,
+            locked: guard.locked(),
+            told_locked: false,
             guard: tokio::spawn(guard.run(inbox)),
         })
     }
 
     /// Puts up what belongs to a tunnel, or brings it up to date; with a lock,
     /// `bypass` is what it leaves open.
-    pub(crate) async fn stand(&self, lease: &Lease, bypass: &Bypass) -> Result<(), NftError> {
+    pub(crate) async fn stand(&mut self, lease: &Lease, bypass: &Bypass) -> Result<(), NftError> {
+        self.told_locked = false;
         let (lease, bypass) = (lease.clone(), bypass.clone());
 
         self.ask(|done| Order::Stand {
@@ -77,6 +86,17 @@ impl Firewall {
         self.ask(|done| Order::End { ending, done }).await;
         if let Err(error) = self.guard.await {
             tracing::error!(%error, "the firewall's keeper ended early");
+        }
+    }
+
+    /// Says, once until there is a tunnel, what a lock does without one.
+    pub(crate) fn tell_lock(&mut self) {
+        let locked = self.locked.load(Ordering::Relaxed);
+        if locked && !std::mem::replace(&mut self.told_locked, true) {
+            tracing::warn!(
+                "-strict: until there is a tunnel nothing leaves this machine but to -bypass; \
+                 `dtun unlock -for 5m` opens it for the login page of a network"
+            );
         }
     }
 

@@ -182,6 +182,7 @@ impl Spoke {
             if let Some(pulse) = self.let_session_go() {
                 let dropped = pulse.session().counters();
                 tracing::info!(reason = %end, %dropped, "tunnel down");
+                self.steering.tell_lock();
             }
             // Two machines that share a hint end each other's sessions, and a
             // script may: they must not do so as fast as they can.
@@ -215,6 +216,7 @@ impl Spoke {
                 anyhow::bail!(self.teller.last_word(&report));
             }
             self.teller.tell(Instant::now(), &report);
+            self.steering.tell_lock();
             if !report.is_refusal() {
                 self.follow_gateway().await;
             }

@@ -171,6 +171,13 @@ impl Steering {
         self.put_up().await;
     }
 
+    /// Says, once until there is a tunnel, what a lock does without one.
+    pub(crate) fn tell_lock(&mut self) {
+        if let Some(firewall) = &mut self.firewall {
+            firewall.tell_lock();
+        }
+    }
+
     /// Takes everything down until there is a session again.
     pub(crate) async fn withdraw(&mut self) {
         self.lease = None;
@@ -310,7 +317,7 @@ impl Steering {
         sysctl::pass_by_without_carrier(&lease.device);
         let result = match routes.prepare(lease.index).await {
             Ok(()) => {
-                if let Some(firewall) = &self.firewall {
+                if let Some(firewall) = &mut self.firewall {
                     let result = firewall.stand(lease, routes.bypass()).await;
                     tell_no_firewall(result, &mut self.told_no_firewall);
                 }

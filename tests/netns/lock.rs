@@ -1,14 +1,17 @@
 //! `-strict`: nothing leaves beside the tunnel, whatever happens.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
 use crate::network::{Host, Network, connect};
+use crate::resolver::Resolver;
+use crate::scratch::Scratch;
 use crate::traffic::{Flow, reaches, reaches_not, reaches_within, transfer};
 use crate::tunnel::{HUB4, HUB6, Hub, Spoke};
 use crate::wait::until_true;
@@ -32,6 +35,7 @@ fn not_one_packet_leaves_by_another_way() {
     // The hub goes and comes back.
     hub.kill();
     spoke.line("tunnel down");
+    spoke.line("until there is a tunnel nothing leaves");
     hub.restart();
     spoke.lease();
     reaches(&spoke.host, HUB4);
@@ -174,6 +178,85 @@ fn the_bypass_is_open_and_the_lan_is_not() {
     reaches_not(&spoke.host, closed.ip4());
     reaches_not(&spoke.host, spoke.host.gateway4());
     reaches_not(&spoke.host, spoke.host.gateway6());
+}
+
+#[test]
+fn a_bypass_list_that_changed_is_open_in_one_step() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let (first, second) = (network.host(3), network.host(4));
+    let scratch = Scratch::new();
+    let list = scratch.path("list");
+    let write = |at: &Host| std::fs::write(&list, format!("{}\n{}\n", at.ip4(), at.ip6())).unwrap();
+    write(&first);
+    let (spoke, _) = Spoke::up(&network, 2, &[LOCKED, &["-bypass", &list]].concat());
+    reaches(&spoke.host, first.ip4());
+    reaches_not(&spoke.host, second.ip4());
+
+    write(&second);
+
+    reaches_within(&spoke.host, second.ip4(), SOON);
+    reaches(&spoke.host, second.ip6());
+    reaches_not(&spoke.host, first.ip4());
+}
+
+#[test]
+fn the_hubs_name_is_found_under_the_lock_and_others_ask_by_the_tunnel_only() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    let lan = Resolver::start(&network.router, host.gateway4(), [198, 18, 1, 2]);
+    let own = format!("nameserver {}\n", host.gateway4());
+    host.etc("resolv.conf", &own);
+    let bypass = format!("{}/32", host.gateway4());
+    let flags = [
+        "-connect",
+        "hub.example:443",
+        "-dns",
+        "10.0.0.1",
+        "-bypass",
+        &bypass,
+    ];
+
+    let mut spoke = Spoke::start_on(host, &[LOCKED, &flags].concat());
+    spoke.lease();
+
+    let asked = lan.askers().len();
+    assert!(asked > 0);
+    let far = Resolver::start(&hub.host, HUB4, [203, 0, 113, 1]);
+    let names = spoke.host.run("getent ahostsv4 www.example");
+    assert!(names.contains("203.0.113.1"), "{names}");
+    assert!(!far.askers().is_empty());
+    reaches(&spoke.host, spoke.host.gateway4());
+    let question = spoke.host.enter(|| {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        socket.bind_device(Some(b"uplink")).unwrap();
+        UdpSocket::from(socket).send_to(b"a question", (spoke.host.gateway4(), 53))
+    });
+    assert_eq!(question.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    assert_eq!(lan.askers().len(), asked);
+}
+
+#[test]
+fn addresses_are_leased_under_the_lock() {
+    let network = Network::new();
+    let _nobody = network.host(1);
+    let mut spoke = Spoke::start(&network, 2, LOCKED);
+    spoke.line(CLOSED);
+    let wire = Wire::of(&network, &spoke.host, &["udp sport 68 udp dport 67"]);
+
+    spoke.host.enter(|| {
+        let from = |port: u16| {
+            let socket = UdpSocket::bind(("0.0.0.0", port)).unwrap();
+            socket.set_broadcast(true).unwrap();
+            socket
+        };
+        from(68).send_to(b"discover", "255.255.255.255:67").unwrap();
+        let refused = from(69).send_to(b"a leak", "255.255.255.255:67");
+        assert!(refused.is_err());
+    });
+
+    wire.is_tight();
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -39,6 +41,7 @@ pub(super) struct Guard {
     inside: BTreeSet<String>,
     hold: Hold,
     repairs: Repairs,
+    locked: Arc<AtomicBool>,
     /// When to look at the devices again.
     look: Option<Instant>,
     /// When to put back what somebody took away.
@@ -75,6 +78,7 @@ impl Guard {
             end: None,
             inside: BTreeSet::new(),
             repairs: Repairs::of("rules of the firewall").every(QUARREL),
+            locked: Arc::default(),
             look: None,
             repair: None,
         };
@@ -87,6 +91,7 @@ impl Guard {
             guard.hold = Hold::Locked { watch, _held: held };
             let standing = lock::close(&guard.plan()).await?;
             guard.forget();
+            guard.locked.store(true, Ordering::Relaxed);
             tracing::warn!(
                 "{}: only the tunnel and what -bypass names is open, until this program is \
                  stopped by hand or `dtun unlock`",
@@ -103,6 +108,11 @@ impl Guard {
         }
 
         Ok(guard)
+    }
+
+    /// Whether the lock is there, from now on.
+    pub(super) fn locked(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.locked)
     }
 
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
@@ -290,6 +300,7 @@ impl Guard {
             "the lock of -strict was opened by `dtun unlock`: everything may leave this machine \
              until the next start"
         );
+        self.locked.store(false, Ordering::Relaxed);
         self.settings.lock = None;
         self.hold = Hold::Owned(None, None);
         if let Err(error) = self.put_up().await {
@@ -355,6 +366,12 @@ impl Guard {
     }
 
     async fn finish(&mut self, ending: Ending) {
+        let ending = match ending {
+            Ending::Open if self.settings.lock.is_some() && lock::machine_stops().await => {
+                Ending::Locked // Other programs may still run.
+            }
+            Ending::Open | Ending::Locked => ending,
+        };
         match (&mut self.hold, ending) {
             (Hold::Owned(owner, _), _) => {
                 if let Some(owner) = owner.take() {

@@ -14,6 +14,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use dtun_shared::link::Netlink;
 use dtun_shared::nft::{self, NftError, TableWatch};
+use tokio::process::Command;
+use tokio::time::timeout;
 
 use super::plan::{OPEN, Plan, YOUNG};
 use super::{Settings, inside_now};
@@ -69,7 +71,7 @@ pub async fn unlock(time: Option<Duration>) -> anyhow::Result<()> {
             }
             anyhow::Ok(())
         };
-        tokio::time::timeout(PATIENCE, gone)
+        timeout(PATIENCE, gone)
             .await
             .context("the spoke does not let its lock go: stop it")??;
     }
@@ -112,6 +114,20 @@ pub(super) async fn close(plan: &Plan) -> anyhow::Result<Standing> {
         .context("the lock of -strict cannot be closed")?;
 
     Ok(standing)
+}
+
+/// Whether the service manager is stopping everything.
+pub(super) async fn machine_stops() -> bool {
+    if !Path::new("/run/systemd/system").exists() {
+        return false;
+    }
+    let mut command = Command::new("systemctl");
+    let state = command.arg("is-system-running").kill_on_drop(true).output();
+
+    matches!(
+        timeout(PATIENCE, state).await,
+        Ok(Ok(output)) if output.stdout.trim_ascii() == b"stopping"
+    )
 }
 
 /// Makes the lock what it is to be; what opened it for a time goes on.
@@ -231,5 +247,5 @@ pub(super) const TABLE: &str = "dtun-lock";
 /// Connections that are older than the lock have given up by then.
 const YOUTH: Duration = Duration::from_secs(300);
 
-/// For a spoke to hear that its lock was opened.
+/// For a spoke to hear that its lock was opened, or a service manager to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
