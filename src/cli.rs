@@ -171,6 +171,13 @@ fn serve(
             "stops all that does not go into the tunnel, so something must: -route default",
         ));
     }
+    if flags.strict && flags.route_from.is_some() {
+        return Err(Usage::new(
+            "-strict",
+            "stops what does not go into the tunnel, and with -route-from most does not: \
+             leave one of them out",
+        ));
+    }
     if flags.strict && flags.fallback.is_some_and(|fallback| fallback.0.is_some()) {
         warnings.push("-fallback does nothing with -strict".to_owned());
     }

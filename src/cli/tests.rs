@@ -462,6 +462,13 @@ fn a_strict_spoke_never_falls_back() {
         refused(&format!("{SPOKE} -strict")),
         "-strict: stops all that does not go into the tunnel, so something must: -route default"
     );
+    assert_eq!(
+        refused(&format!(
+            "{SPOKE} -route default -route-from forwarded -strict"
+        )),
+        "-strict: stops what does not go into the tunnel, and with -route-from most does not: \
+         leave one of them out"
+    );
 }
 
 #[test]

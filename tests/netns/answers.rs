@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, setfsgid};
 use socket2::{Domain, Socket, Type};
 
 use crate::daemon::Daemon;
@@ -144,6 +144,42 @@ fn marks_of_others_on_packets_and_connections_are_kept() {
 
     assert!(watch.packets("every") > 0);
     assert_eq!(watch.packets("kept"), watch.packets("every"));
+}
+
+#[test]
+fn a_groups_packets_go_in_with_the_tunnels_address_and_nobody_elses() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let admin = picture.network.host(4);
+    filter_strictly(&laptop);
+    let group = Gid::from_raw(4242);
+    let mut spoke = full(&picture, &laptop, &["-route-from", "group:4242"]);
+    spoke.line("tunnel up");
+
+    for at in [IpAddr::from(WWW4), WWW6.into()] {
+        let listener = picture.www.enter(|| TcpListener::bind((at, 80)).unwrap());
+        let connection = laptop.enter(|| {
+            setfsgid(group);
+            TcpStream::connect_timeout(&(at, 80).into(), SOON).unwrap()
+        });
+        let (_, from) = listener.accept().unwrap();
+        let hub: [IpAddr; 2] = [HUB_AT_WWW4.into(), HUB_AT_WWW6.into()];
+        assert!(hub.contains(&from.ip()), "{from}");
+        drop(connection);
+        // No router on the way knows www, but the hub.
+        let others = laptop.enter(|| TcpStream::connect_timeout(&(at, 80).into(), SOON));
+        others.unwrap_err();
+    }
+    let direct = picture.direct.ip4();
+    let listener = picture
+        .direct
+        .enter(|| TcpListener::bind((direct, 80)).unwrap());
+    laptop.enter(|| {
+        setfsgid(group);
+        TcpStream::connect_timeout(&(direct, 80).into(), SOON).unwrap()
+    });
+    assert_eq!(listener.accept().unwrap().1.ip(), laptop.ip4());
+    assert_eq!(seen(&admin, &laptop, laptop.ip4()), admin.ip4());
 }
 
 #[test]
