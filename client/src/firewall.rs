@@ -7,6 +7,7 @@
 //! the spoke's loop waits for.
 
 mod guard;
+mod hold;
 mod inside;
 mod lock;
 mod plan;

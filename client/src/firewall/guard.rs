@@ -11,6 +11,7 @@ use dtun_shared::link::{Change, Changes, Netlink};
 use dtun_shared::nft::{NftError, Owner, TableWatch, Touch};
 use tokio::sync::{mpsc, oneshot};
 
+use super::hold::{Broken, Hold};
 use super::lock::{Held, Standing};
 use super::plan::{End, Plan, is_plain};
 use super::{Ending, Settings, inside_now, lock};
@@ -48,22 +49,10 @@ pub(super) struct Guard {
     repair: Option<Instant>,
 }
 
-/// What holds the rules.
-enum Hold {
-    /// A process, and the table that it owns while there is a tunnel.
-    Owned(Option<Box<Owner>>, Option<String>),
-    Locked {
-        watch: TableWatch,
-        /// Tells other processes of ours that we are here.
-        _held: Held,
-    },
-}
-
 enum Wake {
     Order(Option<Order>),
     Change(io::Result<Change>),
-    Touched(io::Result<Touch>),
-    OwnerEnded,
+    Held(Broken),
     Timer,
 }
 
@@ -83,14 +72,14 @@ impl Guard {
             repair: None,
         };
         if guard.wants_inside() {
-            guard.inside = inside_now(&guard.netlink).await?;
+            guard.look_inside().await;
         }
         if guard.settings.lock.is_some() {
             let held = Held::take()?;
-            let watch = TableWatch::new(lock::TABLE).context("failed to watch the firewall")?;
-            guard.hold = Hold::Locked { watch, _held: held };
+            let mut watch = TableWatch::new(lock::TABLE).context("failed to watch the firewall")?;
             let standing = lock::close(&guard.plan()).await?;
-            guard.forget();
+            watch.forget();
+            guard.hold = Hold::Locked { watch, _held: held };
             guard.locked.store(true, Ordering::Relaxed);
             tracing::warn!(
                 "{}: only the tunnel and what -bypass names is open, until this program is \
@@ -126,8 +115,8 @@ impl Guard {
                 }
                 Wake::Order(Some(order)) => self.obey(order).await,
                 Wake::Change(change) => self.note(change),
-                Wake::Touched(touch) => self.touched(touch).await,
-                Wake::OwnerEnded => {
+                Wake::Held(Broken::Touched(touch)) => self.touched(touch).await,
+                Wake::Held(Broken::OwnerEnded) => {
                     self.hold = Hold::Owned(None, None);
                     self.broken();
                 }
@@ -138,21 +127,10 @@ impl Guard {
 
     async fn wait(&mut self, orders: &mut mpsc::Receiver<Order>) -> Wake {
         let timer = [self.look, self.repair].into_iter().flatten().min();
-        let held = async {
-            match &mut self.hold {
-                Hold::Owned(None, _) => std::future::pending().await,
-                Hold::Owned(Some(owner), _) => {
-                    owner.ended().await;
-                    Wake::OwnerEnded
-                }
-                Hold::Locked { watch, .. } => Wake::Touched(watch.touched().await),
-            }
-        };
-
         tokio::select! {
             biased;
             order = orders.recv() => Wake::Order(order),
-            wake = held => wake,
+            broken = self.hold.broken() => Wake::Held(broken),
             change = self.changes.recv() => Wake::Change(change),
             () = at(timer) => Wake::Timer,
         }
@@ -203,50 +181,19 @@ impl Guard {
     async fn withdraw(&mut self) {
         self.end = None;
         self.repair = None;
-        match &mut self.hold {
-            Hold::Owned(owner, table) => {
-                if let (Some(process), Some(table)) = (&mut *owner, table.take())
-                    && let Err(error) = process.apply(&[format!("delete table inet {table}")]).await
-                {
-                    tracing::debug!(%error, "the table goes with its process");
-                    *owner = None;
-                }
-            }
-            Hold::Locked { .. } => {
-                if let Err(error) = self.put_up().await {
-                    tracing::warn!("the lock of -strict still names the old tunnel: {error}");
-                }
-            }
+        if let Err(error) = self.hold.take_down(&self.plan()).await {
+            tracing::warn!("the lock of -strict still names the old tunnel: {error}");
         }
     }
 
     /// Makes the table what it is to be.
     async fn put_up(&mut self) -> Result<(), NftError> {
         let plan = self.plan();
-        match &mut self.hold {
-            Hold::Locked { watch, .. } => {
-                lock::renew(&plan).await?;
-                watch.forget();
-                Ok(())
-            }
-            Hold::Owned(owner, standing) => {
-                let Some(end) = &self.end else {
-                    return Ok(());
-                };
-                let process = match owner {
-                    Some(process) => process,
-                    None => owner.insert(Box::new(Owner::new().await?)),
-                };
-                let table = owned_table(&end.device);
-                let mut commands = plan.commands(&table);
-                if let Some(old) = standing.take_if(|old| *old != table) {
-                    commands.insert(0, format!("delete table inet {old}"));
-                }
-                process.apply(&commands).await?;
-                *standing = Some(table);
-                Ok(())
-            }
+        if !self.hold.put_up(&plan).await? {
+            self.broken();
         }
+
+        Ok(())
     }
 
     fn note(&mut self, change: io::Result<Change>) {
@@ -345,23 +292,8 @@ impl Guard {
         };
         tracing::debug!(?inside, "bridges of guests");
         self.inside = inside;
-        if let Err(error) = self.tell_inside().await {
+        if let Err(error) = self.hold.tell_inside(&self.plan()).await {
             tracing::warn!("the firewall does not know of a new bridge: {error}");
-        }
-    }
-
-    async fn tell_inside(&mut self) -> Result<(), NftError> {
-        let plan = self.plan();
-        match &mut self.hold {
-            Hold::Locked { watch, .. } => {
-                lock::tell(&plan).await?;
-                watch.forget();
-                Ok(())
-            }
-            Hold::Owned(Some(owner), Some(table)) => {
-                owner.apply(&plan.inside_commands(table)).await
-            }
-            Hold::Owned(..) => Ok(()),
         }
     }
 
@@ -389,13 +321,6 @@ impl Guard {
         }
     }
 
-    /// Forgets our own changes.
-    fn forget(&mut self) {
-        if let Hold::Locked { watch, .. } = &mut self.hold {
-            watch.forget();
-        }
-    }
-
     fn wants_inside(&self) -> bool {
         self.settings.names || self.settings.lock.is_some()
     }
@@ -406,14 +331,6 @@ impl Guard {
             ..self.settings.plan(self.inside.clone())
         }
     }
-}
-
-/// Two spokes of one machine have a table each. An identifier takes less than
-/// a device's name does.
-fn owned_table(device: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-
-    format!("dtun-{}", device.replace(|c| !plain(c), "_"))
 }
 
 /// Waits until then, or for ever.

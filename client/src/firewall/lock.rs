@@ -193,7 +193,8 @@ async fn carry_out(commands: &[String]) -> Result<(), NftError> {
     .map(|_| ())
 }
 
-async fn stands() -> Result<bool, NftError> {
+/// Whether the lock's table is there.
+pub(super) async fn stands() -> Result<bool, NftError> {
     let tables = nft::run("list tables").await?;
     let line = format!("table inet {TABLE}");
 
