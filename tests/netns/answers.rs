@@ -2,6 +2,7 @@
 //! it, and no question for a name leaves by it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::traffic::{Flow, reaches, reaches_not};
 use crate::tunnel::SOON;
 use crate::wait::{until, until_true};
 use crate::watch::Watch;
+use crate::wire::Wire;
 
 #[test]
 fn who_comes_by_the_uplink_is_answered_by_it_under_strict_reverse_path_filters() {
@@ -42,13 +44,23 @@ fn who_comes_by_the_uplink_is_answered_by_it_under_strict_reverse_path_filters()
 
 #[test]
 fn a_published_port_of_a_container_is_answered_by_the_uplink_and_the_container_uses_the_tunnel() {
+    containers_are_served(&[]);
+}
+
+#[test]
+fn a_published_port_of_a_container_is_answered_under_the_lock_too() {
+    containers_are_served(&["-strict"]);
+}
+
+#[track_caller]
+fn containers_are_served(flags: &[&str]) {
     let picture = Picture::new();
     let laptop = picture.network.host(2);
     let admin = picture.network.host(4);
     filter_strictly(&laptop);
     let guest = container(&laptop);
 
-    let mut spoke = full(&picture, &laptop, &[]);
+    let mut spoke = full(&picture, &laptop, flags);
     spoke.line("tunnel up");
 
     for (at, from) in [
@@ -67,6 +79,33 @@ fn a_published_port_of_a_container_is_answered_by_the_uplink_and_the_container_u
     }
     assert_eq!(seen(&guest, &picture.www, WWW4), HUB_AT_WWW4);
     assert_eq!(seen(&guest, &picture.www, WWW6), HUB_AT_WWW6);
+}
+
+#[test]
+fn a_router_with_a_lock_serves_its_lan_through_the_tunnel_alone() {
+    let picture = Picture::new();
+    let router = picture.network.host(2);
+    let pc = behind(&router);
+    let flags = ["-peernet", "192.168.10.0/24,fd00:10::/64", "-strict"];
+    let mut spoke = full(&picture, &router, &flags);
+    spoke.line("tunnel up");
+
+    assert_eq!(seen(&pc, &picture.www, WWW4), HUB_AT_WWW4);
+    assert_eq!(seen(&pc, &picture.www, WWW6), HUB_AT_WWW6);
+    reaches(&pc, [192, 168, 10, 1]);
+    reaches_not(&router, [192, 168, 10, 2]);
+
+    spoke.kill();
+    let wire = Wire::of(&picture.network, &router, &[]);
+    for at in [IpAddr::from(WWW4), WWW6.into()] {
+        let refused = pc.enter(|| TcpStream::connect_timeout(&(at, 80).into(), SOON));
+        assert_eq!(
+            refused.unwrap_err().kind(),
+            ErrorKind::ConnectionRefused,
+            "{at}"
+        );
+    }
+    wire.is_tight();
 }
 
 #[test]
