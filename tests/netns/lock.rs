@@ -329,6 +329,31 @@ fn a_lock_that_is_flushed_is_back_within_a_second_also_in_a_loop() {
 }
 
 #[test]
+fn a_long_list_does_not_keep_a_flushed_lock_open() {
+    let network = Network::new();
+    let _nobody = network.host(1);
+    let www = network.host(3);
+    let scratch = Scratch::new();
+    let list = scratch.path("list");
+    let nets = (0..40_000).map(|at| format!("100.{}.{}.0/25\n", 64 + at / 256, at % 256));
+    let open = format!("{}/32\n", www.ip4());
+    std::fs::write(&list, nets.collect::<String>() + &open).unwrap();
+    let mut spoke = Spoke::start(&network, 2, &[LOCKED, &["-bypass", &list]].concat());
+    spoke.line(CLOSED);
+    reaches(&spoke.host, www.ip4());
+
+    spoke.host.run("nft flush ruleset");
+
+    until_true("the lock", Duration::from_secs(1), || {
+        spoke
+            .host
+            .try_run("nft list chain inet dtun-lock last")
+            .is_ok_and(|chain| chain.contains("drop"))
+    });
+    reaches_within(&spoke.host, www.ip4(), SOON);
+}
+
+#[test]
 fn an_unlock_for_a_time_ends_by_itself_or_by_a_lock() {
     let network = Network::new();
     let _nobody = network.host(1);

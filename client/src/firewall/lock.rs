@@ -132,6 +132,11 @@ pub(super) async fn machine_stops() -> bool {
 
 /// Makes the lock what it is to be; what opened it for a time goes on.
 pub(super) async fn renew(plan: &Plan) -> Result<(), NftError> {
+    if plan.bypass_len() > LONG && !stands().await? {
+        // Somebody removed it: closed first, open for the long list later.
+        carry_out(&plan.without_bypass().commands(TABLE)).await?;
+    }
+
     carry_out(&plan.commands(TABLE)).await
 }
 
@@ -244,6 +249,9 @@ impl Held {
 
 /// The lock's table.
 pub(super) const TABLE: &str = "dtun-lock";
+
+/// So many networks take a tenth of a second.
+const LONG: usize = 10_000;
 
 /// Connections that are older than the lock have given up by then.
 const YOUTH: Duration = Duration::from_secs(300);

@@ -80,6 +80,21 @@ impl Plan {
         text.commands
     }
 
+    /// How many networks are open.
+    pub(super) fn bypass_len(&self) -> usize {
+        self.lock.as_ref().map_or(0, |lock| lock.bypass.len())
+    }
+
+    /// The same with no network open.
+    pub(super) fn without_bypass(&self) -> Self {
+        let mut plan = self.clone();
+        if let Some(lock) = &mut plan.lock {
+            lock.bypass = Bypass::default();
+        }
+
+        plan
+    }
+
     /// The command that tells the table of another set of inside devices.
     pub(super) fn inside_commands(&self, table: &str) -> Vec<String> {
         let mut text = Text::new(table);
