@@ -1,12 +1,13 @@
 //! Arguments and environment in, a configuration that cannot be invalid out.
 //!
 //! Flags are those of the Go program and more, in its syntax: one dash or two,
-//! `-flag value` or `-flag=value`, the last one given wins. [`argv`] rewrites
-//! them into what clap takes; clap knows the flags, [`value`] their values.
+//! `-flag value` or `-flag=value`, the last one given wins. [`argv`] and
+//! [`config`] read them into tokens; clap knows the flags, [`value`] their values.
 //! A flag of the other role is ignored with a warning, as the Go program
 //! ignores it, so that one unit file may serve both.
 
 mod argv;
+mod config;
 mod flags;
 mod from;
 mod key;
@@ -17,13 +18,14 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::CommandFactory;
 use dtun_client::{LockConfig, RouteFrom, SpokeConfig};
 use dtun_server::{HubConfig, Pool6};
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::link::Action;
 
 use crate::log;
+use config::Config;
 use flags::Flags;
 pub(crate) use usage::{HELP, Usage};
 
@@ -77,37 +79,57 @@ pub(crate) fn parse(
     let locks = args.first().is_some_and(|first| first == "lock");
 
     let mut command = Flags::command();
-    let args = argv::normalise(&command, args.into_iter().skip(locks.into()))?;
-    let flags = command
-        .try_get_matches_from_mut(args)
-        .and_then(|matches| Flags::from_arg_matches(&matches))
-        .map_err(|error| Usage::from_clap(&error))?;
+    let given = argv::tokens(&command, args.into_iter().skip(locks.into()))?;
+    let mut flags = Flags::read(&mut command, &given)?;
+    let mut warnings = Vec::new();
+    let config = match flags.config.take() {
+        Some(path) if !flags.asks() => Some(Config::read(&path, &command, &mut warnings)?),
+        _ => None,
+    };
+    let locate = |usage| match &config {
+        Some(config) => config.locate(usage, &given),
+        None => usage,
+    };
+    if let Some(config) = &config {
+        let tokens = config.unless(&given).chain(&given);
+        flags = Flags::read(&mut command, tokens).map_err(locate)?;
+    }
 
     let log = log::Options::new(flags.log_format.unwrap_or_default(), flags.v, &env);
-    let mut warnings = Vec::new();
-    let order = if flags.h || flags.help {
-        Order::Help
-    } else if flags.version {
-        Order::Version
-    } else if locks {
-        Order::Lock(LockConfig {
-            names: flags.dns.is_some(),
-            bypass: flags.bypass,
-            fwmark: flags.fwmark,
-        })
-    } else {
-        warnings.extend(flags.ignored().map(|flag| {
-            let (other, this) = flags.roles();
-            format!("-{flag} is for a {other} and does nothing on a {this}")
-        }));
-        serve(flags, &env, &mut warnings)?
-    };
+    let order = order(flags, locks, &env, &mut warnings).map_err(locate)?;
 
     Ok(Invocation {
         order,
         log,
         warnings,
     })
+}
+
+fn order(
+    flags: Flags,
+    locks: bool,
+    env: &impl Fn(&str) -> Option<OsString>,
+    warnings: &mut Vec<String>,
+) -> Result<Order, Usage> {
+    if flags.version && !flags.h && !flags.help {
+        return Ok(Order::Version);
+    }
+    if flags.asks() {
+        return Ok(Order::Help);
+    }
+    if locks {
+        return Ok(Order::Lock(LockConfig {
+            names: flags.dns.is_some(),
+            bypass: flags.bypass,
+            fwmark: flags.fwmark,
+        }));
+    }
+    warnings.extend(flags.ignored().map(|flag| {
+        let (other, this) = flags.roles();
+        format!("-{flag} is for a {other} and does nothing on a {this}")
+    }));
+
+    serve(flags, env, warnings)
 }
 
 fn serve(

@@ -1,4 +1,5 @@
-//! Go's flag syntax, rewritten into one token of clap's for each flag.
+//! Go's flag syntax, read into one token for each flag, which clap takes as one
+//! argument.
 //!
 //! `-key foo`, `--key foo` and `-key=foo` become `--key=foo`. What follows a
 //! flag that takes a value is its value, even where it begins with a dash: a
@@ -12,38 +13,50 @@ use clap::{Arg, Command};
 
 use super::Usage;
 
-/// The arguments as clap takes them, behind a program name.
-pub(super) fn normalise(
+/// A flag that was given.
+#[derive(Clone)]
+pub(super) struct Token {
+    /// Without dashes.
+    pub(super) flag: String,
+    pub(super) value: Option<OsString>,
+}
+
+impl Token {
+    /// As clap takes it.
+    pub(super) fn to_arg(&self) -> OsString {
+        let mut arg = OsString::from(format!("--{}", self.flag));
+        if let Some(value) = &self.value {
+            arg.push("=");
+            arg.push(value);
+        }
+
+        arg
+    }
+}
+
+/// The flags in the order in which they were given.
+pub(super) fn tokens(
     command: &Command,
     args: impl IntoIterator<Item = OsString>,
-) -> Result<Vec<OsString>, Usage> {
-    let mut normal = vec![OsString::from("dtun")];
-    let mut last = String::new();
+) -> Result<Vec<Token>, Usage> {
+    let mut tokens: Vec<Token> = Vec::new();
     let mut args = args.into_iter();
 
     while let Some(word) = args.next() {
-        let (name, value) = split(&word).ok_or_else(|| stray(&last))?;
+        let last = tokens.last().map(|token| token.flag.as_str());
+        let (name, value) = split(&word).ok_or_else(|| stray(last))?;
         let arg = find(command, name).ok_or_else(|| unknown(name))?;
-        let long = arg.get_long().unwrap_or_default();
+        let flag = arg.get_long().unwrap_or_default().to_owned();
 
-        let mut token = OsString::from(format!("--{long}"));
         let value = match value {
             Some(value) => Some(value.to_owned()),
             None if arg.is_require_equals_set() => None,
-            None => Some(
-                args.next()
-                    .ok_or_else(|| Usage::new(&format!("-{long}"), "needs a value after it"))?,
-            ),
+            None => Some(args.next().ok_or_else(|| valueless(&flag))?),
         };
-        if let Some(value) = value {
-            token.push("=");
-            token.push(value);
-        }
-        normal.push(token);
-        last = format!("-{long}");
+        tokens.push(Token { flag, value });
     }
 
-    Ok(normal)
+    Ok(tokens)
 }
 
 /// Takes the dashes off and splits at the first `=`; `None` for what is no flag.
@@ -59,20 +72,25 @@ fn split(word: &OsStr) -> Option<(&OsStr, Option<&OsStr>)> {
     ))
 }
 
-fn find<'a>(command: &'a Command, name: &OsStr) -> Option<&'a Arg> {
+/// The flag of this name, without dashes.
+pub(super) fn find<'a>(command: &'a Command, name: &OsStr) -> Option<&'a Arg> {
     command
         .get_arguments()
         .find(|arg| arg.get_long().is_some_and(|long| name == long))
 }
 
-fn stray(last: &str) -> Usage {
+fn stray(last: Option<&str>) -> Usage {
     match last {
-        "" => Usage::new("the first argument", "not a flag: dtun -h lists them"),
-        last => Usage::new(
-            &format!("after {last}"),
+        None => Usage::new("the first argument", "not a flag: dtun -h lists them"),
+        Some(last) => Usage::new(
+            &format!("after -{last}"),
             "a word that is no flag: quote a value that has blanks",
         ),
     }
+}
+
+pub(super) fn valueless(flag: &str) -> Usage {
+    Usage::new(&format!("-{flag}"), "needs a value after it")
 }
 
 fn unknown(name: &OsStr) -> Usage {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Command, FromArgMatches, Parser};
 use dtun_client::{BypassSource, RouteWhat};
 use dtun_server::Pool6;
 use dtun_shared::dtls::CipherSuite;
@@ -13,7 +13,9 @@ use dtun_shared::leaving::Bind;
 use dtun_shared::mark::Mark;
 use ipnet::{IpNet, Ipv4Net};
 
+use super::argv::Token;
 use super::from::{self, From};
+use super::usage::Usage;
 use super::value;
 use crate::log::Format;
 
@@ -29,6 +31,8 @@ pub(super) struct Flags {
     pub(super) key: Option<OsString>,
     #[arg(long)]
     pub(super) key_file: Option<PathBuf>,
+    #[arg(long)]
+    pub(super) config: Option<PathBuf>,
 
     #[arg(long, value_parser = value::listen)]
     pub(super) listen: Option<SocketAddr>,
@@ -104,6 +108,24 @@ pub(super) struct Flags {
 }
 
 impl Flags {
+    /// The last one wins of those given twice.
+    pub(super) fn read<'a>(
+        command: &mut Command,
+        tokens: impl IntoIterator<Item = &'a Token>,
+    ) -> Result<Self, Usage> {
+        let args = tokens.into_iter().map(Token::to_arg);
+
+        command
+            .try_get_matches_from_mut(std::iter::once("dtun".into()).chain(args))
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .map_err(|error| Usage::from_clap(&error))
+    }
+
+    /// Whether help or the version is all that is wanted.
+    pub(super) fn asks(&self) -> bool {
+        self.h || self.help || self.version
+    }
+
     /// Flags that were given but belong to the other role.
     pub(super) fn ignored(&self) -> impl Iterator<Item = &'static str> {
         let given: &[(&str, bool)] = if self.connect.is_some() {

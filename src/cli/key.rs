@@ -1,7 +1,7 @@
 //! The pre-shared key: from `-key`, a file or the environment.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
@@ -52,12 +52,7 @@ fn read(path: &Path, warnings: &mut Vec<String>) -> Result<Vec<u8>, String> {
     if metadata.is_dir() {
         return Err("a directory, not a file".to_owned());
     }
-    if metadata.is_file() && metadata.mode() & 0o044 != 0 {
-        warnings.push(format!(
-            "{} can be read by other users: chmod 600 {0}",
-            path.display()
-        ));
-    }
+    warnings.extend(exposed(path, &metadata));
 
     let mut bytes = Vec::new();
     file.take(LONGEST as u64 + 2)
@@ -74,6 +69,18 @@ fn read(path: &Path, warnings: &mut Vec<String>) -> Result<Vec<u8>, String> {
     }
 
     Ok(bytes)
+}
+
+/// What to say of a file with a key in it that others can read.
+pub(super) fn exposed(path: &Path, metadata: &Metadata) -> Option<String> {
+    let is_exposed = metadata.is_file() && metadata.mode() & 0o044 != 0;
+
+    is_exposed.then(|| {
+        format!(
+            "{} can be read by other users: chmod 600 {0}",
+            path.display()
+        )
+    })
 }
 
 /// Far above any sensible key, and far below /dev/zero.

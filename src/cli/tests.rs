@@ -330,6 +330,114 @@ fn a_key_file_that_others_can_read_is_warned_of() {
 }
 
 #[test]
+fn a_file_holds_the_same_flags_one_a_line() {
+    let file = File::new(
+        "spoke.conf",
+        "# a laptop\nconnect vpn.example.com:443\nkey 'f o o'\n\nid = lap # top\nonce\nstrict=false\n",
+        0o600,
+    );
+    let config = spoke(&format!("-config {}", file.0.display()));
+
+    assert_eq!(config.connect, "vpn.example.com:443");
+    assert_eq!(config.psk.as_bytes(), b"f o o");
+    assert_eq!(config.hint.as_deref(), Some("lap"));
+    assert!(config.once && !config.strict);
+}
+
+#[test]
+fn the_command_line_beats_the_file_wherever_it_stands() {
+    let file = File::new("hub.conf", "key foo\nlease 2h\npool4 nonsense\nv\n", 0o600);
+    let path = file.0.display();
+    let config = hub(&format!(
+        "-lease 10m -pool4 10.1.0.0/24 -key bar -config {path}"
+    ));
+    assert_eq!(config.lease, Duration::from_secs(600));
+    assert_eq!(config.psk.as_bytes(), b"bar");
+
+    let key = File::new("other.key", "baz", 0o600);
+    let config = hub(&format!(
+        "-config {path} -key-file {} -pool4 10.1.0.0/24",
+        key.0.display()
+    ));
+    assert_eq!(config.psk.as_bytes(), b"baz");
+    assert_eq!(config.lease, Duration::from_secs(7200));
+}
+
+#[test]
+fn a_mistake_in_a_file_names_file_and_line_and_never_a_key() {
+    for (text, said) in [
+        (
+            "\npool4 10.0.0.0/33\nkey foo",
+            ":2: -pool4 10.0.0.0/33: not a network such as 10.0.0.0/24",
+        ),
+        (
+            "c2VjcmV0=\n",
+            ":1: no flag has this name: dtun -h lists them",
+        ),
+        (
+            "key c2Vj cmV0",
+            ":1: more than one word: put quotes around a value that has blanks",
+        ),
+        ("key\n", ":1: -key: needs a value after it"),
+        ("config x", ":1: -config is for the command line"),
+        (
+            "v\n\nroute default\nroute fd00::/8",
+            ":4: -route stands in line 3 as well: put all that it says into one line",
+        ),
+        (
+            "key foo\nconnect h:1\nstrict",
+            ":3: -strict: stops all that does not go into the tunnel, so something must: \
+             -route default",
+        ),
+        (
+            "key-file /no/such/key",
+            ":1: -key-file /no/such/key: No such file or directory (os error 2)",
+        ),
+    ] {
+        let file = File::new("wrong.conf", text, 0o600);
+        let path = file.0.display();
+        assert_eq!(refused(&format!("-config {path}")), format!("{path}{said}"));
+    }
+    let file = File::new("right.conf", "key foo\npool4 10.0.0.0/24", 0o600);
+    assert_eq!(
+        refused(&format!("-config {} -pool4 x", file.0.display())),
+        "-pool4 x: not a network such as 10.0.0.0/24"
+    );
+    assert_eq!(
+        refused("-config /no/such/file"),
+        "-config /no/such/file: No such file or directory (os error 2)"
+    );
+    assert!(matches!(
+        parsed("-config /no/such/file -h").unwrap().order,
+        Order::Help
+    ));
+}
+
+#[test]
+fn a_file_with_a_key_that_others_can_read_is_warned_of() {
+    let warnings = |text: &str, mode: u32| {
+        let file = File::new("open.conf", text, mode);
+        let path = file.0.display().to_string();
+        (
+            parsed(&format!("-key foo -config {path}"))
+                .unwrap()
+                .warnings,
+            path,
+        )
+    };
+
+    let (said, path) = warnings("key bar", 0o640);
+    assert_eq!(
+        said,
+        [format!(
+            "{path} can be read by other users: chmod 600 {path}"
+        )]
+    );
+    assert!(warnings("key bar", 0o600).0.is_empty());
+    assert!(warnings("lease 1h", 0o644).0.is_empty());
+}
+
+#[test]
 fn the_environment_has_the_key_when_no_flag_has() {
     let of = |args: &[&str]| {
         let Order::Hub(config) = with_env(args, &[("DTUN_KEY", "env")]).unwrap().order else {

@@ -23,6 +23,16 @@ impl Usage {
         }
     }
 
+    /// The first flag that it is about, without its dash.
+    pub(super) fn flag(&self) -> Option<&str> {
+        self.place.strip_prefix('-')?.split(' ').next()
+    }
+
+    /// The same mistake, in a line of a file.
+    pub(super) fn within(self, place: &str) -> Self {
+        Self::new(&format!("{place}: {}", self.place), self.fault)
+    }
+
     /// Of a flag whose value was refused by its parser.
     pub(super) fn from_clap(error: &clap::Error) -> Self {
         let context = |kind| match error.get(kind) {
