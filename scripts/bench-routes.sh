@@ -95,7 +95,8 @@ hub() {
     echo 0123456789abcdef0123456789abcdef >"$work/key"
     other hub.log hub "$dtun" -key-file "$work/key" -state "$work/state"
     says hub.log listening || fail "the hub: $(tail -n 3 "$work/hub.log")"
-    other iperf.log hub iperf3 -s
+    # An answer must come from the address that was asked.
+    other iperf.log hub iperf3 -s -B 203.0.113.1
 }
 
 # list N: networks of which no two are neighbours, and the one that is measured.
