@@ -201,7 +201,7 @@ impl Routes {
 
     /// Takes everything down, first what counts.
     pub(crate) async fn remove(&mut self) -> Result<(), NotRouted> {
-        let Some(standing) = self.standing.take() else {
+        let Some(standing) = &self.standing else {
             return Ok(());
         };
         let block = standing.block;
@@ -223,6 +223,8 @@ impl Routes {
                 .await
                 .map_err(kernel("empty a table"))?;
         }
+        // Last, so that the next finishes one which was broken off.
+        self.standing = None;
 
         Ok(())
     }

@@ -92,6 +92,34 @@ fn another_list_is_taken_over_without_a_moment_outside_and_can_be_broken_off() {
 }
 
 #[test]
+fn a_removal_that_was_broken_off_at_any_step_is_finished_by_the_next() {
+    isolated(|machine| async move {
+        let before = machine.state().await;
+        let mut steps = 0;
+        loop {
+            let tun = machine.tunnel().await;
+            let mut routes = machine.routes("192.0.2.0/24,fc00::/7");
+            routes.prepare(tun.index()).await.unwrap();
+            routes.lead().await.unwrap();
+
+            let is_done = up_to(steps, async {
+                routes.remove().await.unwrap();
+            })
+            .await;
+            routes.remove().await.unwrap();
+
+            drop(tun);
+            assert_eq!(machine.state().await, before, "step {steps}");
+            if is_done {
+                break;
+            }
+            steps += 1;
+        }
+        assert!(steps > 10, "only {steps} steps");
+    });
+}
+
+#[test]
 fn what_others_take_away_is_put_back_and_what_they_add_stays() {
     isolated(|machine| async move {
         let tun = machine.tunnel().await;
