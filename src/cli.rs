@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 use dtun_client::{LockConfig, RouteFrom, SpokeConfig};
-use dtun_server::{HubConfig, Pool6};
+use dtun_server::{HubConfig, NatConfig, Pool6};
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::link::Action;
 
@@ -145,6 +145,13 @@ fn serve(
         .map_or_else(|| CipherSuite::ALL.to_vec(), |suite| vec![suite]);
 
     let Some(connect) = flags.connect else {
+        if flags.nat_except.is_some() && !flags.nat {
+            return Err(Usage::new(
+                "-nat-except",
+                "names networks that -nat leaves alone: give -nat as well",
+            ));
+        }
+        let except = flags.nat_except.unwrap_or_default().0;
         return Ok(Order::Hub(Box::new(HubConfig {
             listen: flags.listen,
             psk,
@@ -154,6 +161,7 @@ fn serve(
             state,
             allow_peernet: flags.allow_peernet.unwrap_or_default().0,
             spoke_to_spoke: !flags.no_spoke_to_spoke,
+            nat: flags.nat.then_some(NatConfig { except }),
             mtu: flags.mtu,
             offload: flags.offload,
             up: flags.up,

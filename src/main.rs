@@ -52,7 +52,10 @@ async fn run(asked: Invocation) -> anyhow::Result<()> {
         Order::Lock(config) => dtun_client::lock(config).await,
         Order::Unlock(time) => dtun_client::unlock(time).await,
         Order::Routes { action, file } => routes::run(action, &file).await,
-        Order::Clean { state } => dtun_client::clean(state.as_deref()).await,
+        Order::Clean { state } => {
+            let spokes = dtun_client::clean(state.as_deref()).await;
+            dtun_server::clean().await.and(spokes)
+        }
         Order::Guard { record } => dtun_client::guard(&record),
     }
 }

@@ -29,8 +29,8 @@ use dtun_shared::files::Files;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 
-use crate::repairs::Repairs;
 use change::{Checked, ResolversError, Wish, check, set, undo_own};
+use dtun_shared::repairs::Repairs;
 use file::place;
 use guard::Guard;
 pub use guard::guard;

@@ -12,7 +12,6 @@ mod firewall;
 mod hint;
 mod hooks;
 mod liveness;
-mod repairs;
 mod report;
 mod resolve;
 mod routes;

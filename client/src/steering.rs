@@ -21,8 +21,8 @@ use dtun_shared::nft::NftError;
 use crate::config::SpokeConfig;
 use crate::dns::Resolvers;
 use crate::firewall::{Ending, Firewall, Settings};
-use crate::repairs::Repairs;
 use crate::routes::{BypassSource, NotRouted, Place, Plan, RouteWhat, Routes};
+use dtun_shared::repairs::Repairs;
 
 /// Rules, firewall and resolvers of the tunnel.
 #[derive(Debug)]

@@ -25,6 +25,8 @@ pub struct HubConfig {
     /// Accepted as peernet beyond private and ULA ranges.
     pub allow_peernet: Vec<IpNet>,
     pub spoke_to_spoke: bool,
+    /// Let spokes out under the machine's own addresses; `None`: the owner does.
+    pub nat: Option<NatConfig>,
     pub mtu: Option<u16>,
     /// Let the kernel hand over and take many packets in one piece.
     pub offload: bool,
@@ -36,6 +38,13 @@ pub struct HubConfig {
     pub keepalive: Duration,
     /// In order of preference.
     pub suites: Vec<CipherSuite>,
+}
+
+/// How spokes are let out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NatConfig {
+    /// Networks that know the way back: they see the spokes' own addresses.
+    pub except: Vec<IpNet>,
 }
 
 /// The IPv6 addresses a hub leases.

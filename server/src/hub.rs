@@ -39,9 +39,11 @@ use tokio::time::{interval, sleep_until};
 
 use crate::HubConfig;
 use crate::lease::Leases;
+use crate::nat::Nat;
 use crate::peernet::Policy;
 use crate::session::{Due, Ended, Session, Upkeep};
 use memory::Memory;
+pub(crate) use port::GROUP;
 use port::Port;
 use shared::Shared;
 use wire::Event;
@@ -77,6 +79,8 @@ struct Hub {
     offload: bool,
     keepalive: Duration,
     hooks: hooks::Hooks,
+    /// Lets the spokes out, if that is asked for.
+    nat: Option<Nat>,
     events: mpsc::Receiver<Event>,
     wire: JoinHandle<()>,
 }
@@ -314,7 +318,7 @@ impl Hub {
         }
         self.leases.release(hint, now());
         self.memory.touch();
-        self.fence_peernets();
+        self.tell_peernets();
     }
 
     /// Whether a session of the hint uses its lease.

@@ -6,9 +6,11 @@ mod config;
 pub mod handshake;
 mod hub;
 mod lease;
+mod nat;
 mod peernet;
 mod pool;
 mod session;
 
-pub use config::{HubConfig, Pool6};
+pub use config::{HubConfig, NatConfig, Pool6};
 pub use hub::run;
+pub use nat::clean;

@@ -4,6 +4,7 @@
 //! Nothing in this crate knows which role it serves.
 
 pub mod association;
+pub mod claim;
 pub mod datapath;
 pub mod dtls;
 pub mod files;
@@ -22,6 +23,7 @@ pub mod nft;
 pub mod packet;
 pub mod pmtu;
 pub mod record;
+pub mod repairs;
 pub mod replay;
 pub mod signal;
 pub mod sleep;

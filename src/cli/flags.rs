@@ -46,6 +46,10 @@ pub(super) struct Flags {
     pub(super) allow_peernet: Option<Networks>,
     #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = value::switch, action = ArgAction::Set)]
     pub(super) no_spoke_to_spoke: bool,
+    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = value::switch, action = ArgAction::Set)]
+    pub(super) nat: bool,
+    #[arg(long, value_parser = value::networks)]
+    pub(super) nat_except: Option<Networks>,
 
     #[arg(long, value_parser = value::connect)]
     pub(super) connect: Option<String>,
@@ -136,6 +140,8 @@ impl Flags {
                 ("lease", self.lease.is_some()),
                 ("allow-peernet", self.allow_peernet.is_some()),
                 ("no-spoke-to-spoke", self.no_spoke_to_spoke),
+                ("nat", self.nat),
+                ("nat-except", self.nat_except.is_some()),
             ]
         } else {
             &[

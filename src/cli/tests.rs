@@ -69,6 +69,7 @@ fn a_key_alone_makes_a_hub_with_the_defaults() {
     assert_eq!(config.lease, Duration::from_secs(3600));
     assert_eq!(config.keepalive, Duration::from_secs(25));
     assert!(config.spoke_to_spoke);
+    assert_eq!(config.nat, None);
     assert_eq!(config.suites, CipherSuite::ALL);
 }
 
@@ -89,6 +90,7 @@ fn every_flag_of_a_hub_arrives() {
     let config = hub(
         "-key=foo --listen 192.0.2.1:4433 -pool4 10.9.8.7/24 -pool6 fd00:9::/64 -lease 10m \
          -allow-peernet 100.64.0.0/10,2001:db8::/32 -no-spoke-to-spoke -mtu 1300 -up /bin/true \
+         -nat -nat-except 192.168.0.0/16 \
          -down /bin/false -keepalive 5s -state /var/lib/dtun -id ignored",
     );
 
@@ -101,6 +103,8 @@ fn every_flag_of_a_hub_arrives() {
         ["100.64.0.0/10", "2001:db8::/32"].map(|net| net.parse().unwrap())
     );
     assert!(!config.spoke_to_spoke);
+    let except = vec!["192.168.0.0/16".parse().unwrap()];
+    assert_eq!(config.nat, Some(NatConfig { except }));
     assert_eq!(config.mtu, Some(1300));
     assert_eq!(config.up, Some("/bin/true".into()));
     assert_eq!(config.down, Some("/bin/false".into()));
@@ -177,6 +181,10 @@ fn a_mistake_is_one_line_that_names_the_flag_and_the_fix() {
         (
             "-connect h:0 -key foo",
             "-connect h:0: no port from 1 to 65535 after the colon: h:443",
+        ),
+        (
+            "-key foo -nat-except 10.0.0.0/8",
+            "-nat-except: names networks that -nat leaves alone: give -nat as well",
         ),
         (
             "-connect= -key foo",

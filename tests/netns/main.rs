@@ -37,6 +37,7 @@ mod leases;
 mod lock;
 mod lossy;
 mod mtu;
+mod nat;
 mod outside;
 mod peernets;
 mod picture;

@@ -203,6 +203,16 @@ impl Picture {
 
     /// With a hub that has these flags.
     pub(crate) fn with(hub: &[&str]) -> Self {
+        Self::prepared(hub, |host| {
+            forward(host);
+            host.run("nft add table inet nat");
+            host.run("nft add chain inet nat out { type nat hook postrouting priority srcnat ; }");
+            host.run("nft add rule inet nat out iifname dtun* oifname != dtun* masquerade");
+        })
+    }
+
+    /// With a hub whose owner has done no more than this on its machine.
+    pub(crate) fn prepared(hub: &[&str], prepare: impl FnOnce(&Host)) -> Self {
         let network = Network::new();
         let host = network.host(1);
         let www = Netns::new("www");
@@ -211,10 +221,7 @@ impl Picture {
         host.ip(&format!("addr add {HUB_AT_WWW6}/64 dev www"));
         www.ip(&format!("addr add {WWW4}/24 dev uplink"));
         www.ip(&format!("addr add {WWW6}/64 dev uplink"));
-        forward(&host);
-        host.run("nft add table inet nat");
-        host.run("nft add chain inet nat out { type nat hook postrouting priority srcnat ; }");
-        host.run("nft add rule inet nat out iifname dtun* oifname != dtun* masquerade");
+        prepare(&host);
 
         let direct = network.host(3);
         let scratch = Scratch::new();

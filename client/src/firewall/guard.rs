@@ -15,9 +15,9 @@ use super::hold::{Broken, Hold};
 use super::lock::{Held, Standing};
 use super::plan::{End, Plan, is_plain};
 use super::{Ending, Settings, inside_now, lock};
-use crate::repairs::Repairs;
 use crate::routes::Bypass;
 use crate::steering::Lease;
+use dtun_shared::repairs::Repairs;
 
 /// What the task is asked for.
 #[derive(Debug)]

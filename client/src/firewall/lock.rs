@@ -6,12 +6,11 @@
 //! for a time. A process that keeps the lock holds a file's lock, by which others
 //! know that it is there.
 
-use std::fs::{self, File, TryLockError};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use dtun_shared::claim::Claim;
 use dtun_shared::link::Netlink;
 use dtun_shared::nft::{self, NftError, TableWatch};
 use tokio::process::Command;
@@ -220,7 +219,7 @@ fn families(timeout: &str) -> String {
 /// The sign of a process that keeps the lock of this network namespace.
 #[derive(Debug)]
 pub(super) struct Held {
-    _file: File,
+    _claim: Claim,
 }
 
 impl Held {
@@ -230,20 +229,9 @@ impl Held {
     }
 
     fn try_take() -> anyhow::Result<Option<Self>> {
-        let namespace = fs::metadata("/proc/thread-self/ns/net").map_or(0, |file| file.ino());
-        let folder = Path::new("/run/dtun");
-        let path = folder.join(format!("strict-{namespace}"));
-        let file = fs::create_dir_all(folder)
-            .and_then(|()| File::create(&path))
-            .with_context(|| format!("failed to write {}", path.display()))?;
+        let claim = Claim::try_take("strict")?;
 
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("failed to lock {}", path.display()))
-            }
-        }
+        Ok(claim.map(|claim| Self { _claim: claim }))
     }
 }
 

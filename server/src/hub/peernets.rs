@@ -54,11 +54,16 @@ impl Hub {
                 self.shared.send_in(session, &message.emit());
             }
         }
-        self.fence_peernets();
+        self.tell_peernets();
     }
 
-    /// Tells the fence, where there is one, what lies behind whom.
-    pub(super) fn fence_peernets(&self) {
+    /// Tells the fence and the way out, where there are any, what lies behind
+    /// whom.
+    pub(super) fn tell_peernets(&self) {
+        if let Some(nat) = &self.nat {
+            let routed = self.ports.values().flat_map(|port| port.routed.clone());
+            nat.set_peernets(routed.collect());
+        }
         let Some(fence) = &self.shared.fence else {
             return;
         };

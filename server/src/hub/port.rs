@@ -231,7 +231,7 @@ async fn configure(netlink: &Netlink, tun: &Tun, plan: Plan<'_>) -> io::Result<(
 }
 
 /// The link group of every hub's devices, "dt" in ASCII: `ip link show group 25716`.
-pub(super) const GROUP: u32 = 0x6474;
+pub(crate) const GROUP: u32 = 0x6474;
 
 /// As in /etc/iproute2/rt_protos.
 const PROTO_STATIC: u8 = 4;

@@ -28,10 +28,11 @@ use crate::hub::shared::{Fence, Shared};
 use crate::hub::wire::{Inbox, Wire};
 use crate::hub::{BLACKHOLE, Hub, now, port, welcome};
 use crate::lease::{Leases, State, Store, StoreError};
+use crate::nat::{self, Nat};
 use crate::peernet::Policy;
 use crate::pool::{self, PoolError, Pools, Taken};
 use crate::session::Sessions;
-use crate::{HubConfig, Pool6};
+use crate::{HubConfig, NatConfig, Pool6};
 
 /// Makes a hub that serves as soon as its loop runs.
 pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
@@ -102,7 +103,18 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
     let (sender, events) = mpsc::channel(EVENTS);
     let now = Instant::now();
     let wire = Wire::new(Arc::clone(&shared), handshakes, inbox, sender, now);
+    let nat = match config.nat {
+        Some(NatConfig { except }) => {
+            let pools = chosen.pools.networks().collect();
+            Some(Nat::start(listen, pools, except).await?)
+        }
+        None => {
+            nat::forget(listen).await;
+            None
+        }
+    };
     let mut hub = Hub {
+        nat,
         shared,
         datapath: Arc::new(datapath),
         netlink,

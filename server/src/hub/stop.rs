@@ -22,6 +22,9 @@ impl Hub {
         if stop == Stop::ForGood {
             self.leave_nothing().await;
         }
+        if let Some(nat) = self.nat.take() {
+            nat.end(stop).await;
+        }
         self.memory.finish(&self.leases).await;
         tracing::info!(dropped = %self.shared.counters, "stopped");
     }

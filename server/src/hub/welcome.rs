@@ -36,6 +36,19 @@ pub(super) async fn say(netlink: Netlink, listen: SocketAddr, pools: Pools) {
         let forwarding = link::forwarding6();
         advise(&rules, Family::Ip6, &pool6, forwarding, uplink6.as_ref());
     }
+    if hub.ip6.is_some() {
+        match (&uplink6, link::forwarding6()) {
+            (Some(uplink), true) => {
+                tracing::info!(device = uplink.device, "IPv6 to the outside: spokes get it");
+            }
+            (Some(_), false) => {
+                tracing::warn!("IPv6 to the outside: spokes get none without forwarding");
+            }
+            (None, _) => {
+                tracing::info!("IPv6 to the outside: this machine has none, nor have spokes")
+            }
+        }
+    }
 
     let address = public(listen, [uplink4, uplink6]);
     let server = address.map_or_else(
@@ -132,7 +145,7 @@ fn advise(rules: &Rules, family: Family, pool: &str, forwarding: bool, uplink: O
     if masquerade == Masquerade::Missing {
         let device = uplink.map_or("UPLINK", |uplink| &uplink.device);
         let run = rules.command(family, pool, device);
-        tracing::warn!(%family, run, "no masquerade rule found: the internet can't answer spokes");
+        tracing::warn!(%family, run, "no masquerade rule found: the internet can't answer spokes; -nat would do it");
     }
 }
 

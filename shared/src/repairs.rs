@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// The repairs of the last minute.
 #[derive(Debug)]
-pub(crate) struct Repairs {
+pub struct Repairs {
     /// Things of the tunnel's, for people.
     what: &'static str,
     made: VecDeque<Instant>,
@@ -17,7 +17,7 @@ pub(crate) struct Repairs {
 }
 
 impl Repairs {
-    pub(crate) fn of(what: &'static str) -> Self {
+    pub fn of(what: &'static str) -> Self {
         Self {
             what,
             made: VecDeque::new(),
@@ -28,12 +28,12 @@ impl Repairs {
     }
 
     /// With another pace in a quarrel.
-    pub(crate) fn every(self, slow: Duration) -> Self {
+    pub fn every(self, slow: Duration) -> Self {
         Self { slow, ..self }
     }
 
     /// Notes a repair; returns how long to wait with the next.
-    pub(crate) fn made(&mut self, now: Instant) -> Duration {
+    pub fn made(&mut self, now: Instant) -> Duration {
         self.made.push_back(now);
         while self.made.front().is_some_and(|at| now - *at > WINDOW) {
             self.made.pop_front();
@@ -57,7 +57,7 @@ impl Repairs {
     }
 
     /// When the next one may be made.
-    pub(crate) fn not_before(&self) -> Option<Instant> {
+    pub fn not_before(&self) -> Option<Instant> {
         self.not_before
     }
 }

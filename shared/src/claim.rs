@@ -1,0 +1,105 @@
+//! The sign of a process that keeps something in this network namespace: a
+//! locked file in `/run/dtun`. What a killed process kept is known by a file
+//! that nobody holds.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// Held until it is dropped, or the process ends.
+#[derive(Debug)]
+pub struct Claim {
+    _file: File,
+    path: PathBuf,
+}
+
+impl Claim {
+    /// Takes it; none where another process has it.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be made; they name it.
+    pub fn try_take(name: &str) -> io::Result<Option<Self>> {
+        let path = path(name);
+        let named = |error: io::Error| {
+            let text = format!("failed to write {}: {error}", path.display());
+            io::Error::new(error.kind(), text)
+        };
+        let file = fs::create_dir_all(FOLDER)
+            .and_then(|()| File::create(&path))
+            .map_err(named)?;
+
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file, path })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(named(error)),
+        }
+    }
+
+    /// Forgets that there was one.
+    pub fn remove(self) -> io::Result<()> {
+        fs::remove_file(self.path)
+    }
+}
+
+/// Names that begin like this and have a file, held or not.
+pub fn claims(prefix: &str) -> Vec<String> {
+    let Ok(folder) = fs::read_dir(FOLDER) else {
+        return Vec::new(); // Nobody ever kept anything.
+    };
+    let end = format!("-{}", namespace());
+
+    folder
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|name| Some(name.strip_suffix(&end)?.to_owned()))
+        .filter(|name| name.starts_with(prefix))
+        .collect()
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(FOLDER).join(format!("{name}-{}", namespace()))
+}
+
+/// The number of the network namespace that this thread is in.
+fn namespace() -> u64 {
+    fs::metadata("/proc/thread-self/ns/net").map_or(0, |file| file.ino())
+}
+
+const FOLDER: &str = "/run/dtun";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netns::isolated;
+
+    #[test]
+    fn one_has_it_until_it_ends_and_others_see_that_it_was_there() {
+        isolated(|_| async {
+            let first = Claim::try_take("test-1").unwrap().unwrap();
+            assert!(Claim::try_take("test-1").unwrap().is_none());
+            let second = Claim::try_take("test-2").unwrap().unwrap();
+            drop(first);
+
+            let mut left = claims("test-");
+            left.sort();
+            assert_eq!(left, ["test-1", "test-2"]);
+            assert_eq!(claims("other-"), [""; 0]);
+            let first = Claim::try_take("test-1").unwrap().unwrap();
+            first.remove().unwrap();
+            second.remove().unwrap();
+            assert_eq!(claims("test-"), [""; 0]);
+        });
+    }
+
+    #[test]
+    fn another_namespace_has_its_own() {
+        isolated(|_| async {
+            let claim = Claim::try_take("test-3").unwrap().unwrap();
+            isolated(|_| async {
+                assert_eq!(claims("test-"), [""; 0]);
+            });
+            claim.remove().unwrap();
+        });
+    }
+}
