@@ -37,6 +37,10 @@ curl curl
 ping iputils-ping
 setpriv util-linux
 sg login
+useradd passwd
+sudo sudo
+perl perl-base
+dnsmasq dnsmasq-base
 dash dash
 /bin/busybox busybox
 shellcheck shellcheck

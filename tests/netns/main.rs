@@ -43,6 +43,7 @@ mod peernets;
 mod picture;
 mod policy;
 mod pools;
+mod recipes;
 mod reconnect;
 mod route_from;
 mod routes;

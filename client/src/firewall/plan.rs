@@ -12,14 +12,16 @@
 
 #![deny(clippy::disallowed_methods, reason = "this is pure")]
 
+mod text;
+
 use std::collections::BTreeSet;
-use std::fmt::Display;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use dtun_shared::mark::Mark;
 
 use crate::routes::Bypass;
+use text::{Text, join};
 
 /// One table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +155,7 @@ impl Plan {
             let mark = mark.unwrap_or_default();
             text.rule("early", &format!(r#"iifname "{device}" {mark}return"#));
         }
+        self.pass_others("early", text);
         text.rule("early", &format!("fib daddr type local {mark}"));
 
         text.chain("arrive", "type filter hook prerouting priority mangle;");
@@ -160,6 +163,7 @@ impl Plan {
         if let Some(device) = self.device() {
             text.rule("arrive", &format!(r#"iifname "{device}" return"#));
         }
+        self.pass_others("arrive", text);
         if let Some(lock) = &self.lock {
             let (low, high) = (lock.ephemeral.start(), lock.ephemeral.end());
             // A connection out of this machine that is older than the filter may
@@ -194,6 +198,14 @@ impl Plan {
             &format!("ct direction reply ct mark {ours} {mark}"),
         );
         self.choose(text);
+    }
+
+    /// What came by a tunnel of another process is answered by that one's rules,
+    /// not by the main table.
+    fn pass_others(&self, chain: &str, text: &mut Text) {
+        if self.lock.is_none() {
+            text.rule(chain, r#"iifname "dtun*" return"#);
+        }
     }
 
     /// Marks what chosen groups send. Their sockets chose the uplink's address.
@@ -331,58 +343,6 @@ fn set(of: &str, mark: Mark) -> String {
     let (others, value) = (!mark.mask(), mark.value());
 
     format!("{of} set {of} & {others:#010x} | {value:#010x}")
-}
-
-fn join<T: Display>(items: &[T]) -> String {
-    let items: Vec<_> = items.iter().map(ToString::to_string).collect();
-
-    items.join(", ")
-}
-
-/// Commands on one table.
-struct Text<'a> {
-    table: &'a str,
-    commands: Vec<String>,
-}
-
-impl<'a> Text<'a> {
-    fn new(table: &'a str) -> Self {
-        Self {
-            table,
-            commands: Vec::new(),
-        }
-    }
-
-    fn push(&mut self, verb: &str, rest: &str) {
-        let command = format!("{verb} inet {} {rest}", self.table);
-        self.commands.push(command.trim_end().to_owned());
-    }
-
-    /// Adds a chain; an empty `kind` for one that others jump to.
-    fn chain(&mut self, name: &str, kind: &str) {
-        let braced = if kind.is_empty() {
-            String::new()
-        } else {
-            format!(" {{ {kind} }}")
-        };
-        self.push("add chain", &format!("{name}{braced}"));
-    }
-
-    fn rule(&mut self, chain: &str, rule: &str) {
-        self.push("add rule", &format!("{chain} {rule}"));
-    }
-
-    fn set(&mut self, name: &str, kind: &str) {
-        self.push("add set", &format!("{name} {{ {kind} }}"));
-    }
-
-    /// Gives a set these elements and no others.
-    fn elements<T: Display>(&mut self, set: &str, elements: &[T]) {
-        self.push("flush set", set);
-        if !elements.is_empty() {
-            self.push("add element", &format!("{set} {{ {} }}", join(elements)));
-        }
-    }
 }
 
 /// Families for which the lock lets everything pass.
