@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
-use crate::network::{Host, connect, forward};
+use crate::network::{Host, connect, forward, track};
 use crate::picture::{HUB_AT_WWW4, HUB_AT_WWW6, PATIENCE, Picture, WWW4, WWW6, seen};
 use crate::traffic::{Flow, reaches, reaches_not};
 use crate::tunnel::SOON;
@@ -38,6 +38,22 @@ fn who_comes_by_the_uplink_is_answered_by_it_under_strict_reverse_path_filters()
     assert_eq!(seen(&admin, &laptop, laptop.ip6()), admin.ip6());
     reaches(&admin, laptop.ip4());
     reaches(&admin, laptop.ip6());
+    old.moves_within(SOON);
+    old.finish();
+}
+
+#[test]
+fn a_session_that_the_machine_tracked_before_the_tunnel_goes_on() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let admin = picture.network.host(4);
+    track(&laptop);
+    let old = Flow::start(&admin, &laptop, laptop.ip4());
+    old.moves_within(SOON);
+
+    let mut spoke = full(&picture, &laptop, &[]);
+    spoke.line("tunnel up");
+
     old.moves_within(SOON);
     old.finish();
 }

@@ -9,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
-use crate::network::{Host, Network, connect};
+use crate::network::{Host, Network, connect, track};
 use crate::resolver::Resolver;
 use crate::scratch::Scratch;
 use crate::traffic::{Flow, reaches, reaches_not, reaches_within, transfer};
@@ -137,10 +137,21 @@ fn whoever_comes_from_outside_is_answered_under_the_lock() {
 
 #[test]
 fn a_session_that_is_older_than_the_lock_goes_on_and_one_out_of_the_machine_does_not() {
+    an_older_session_goes_on(|_| {});
+}
+
+#[test]
+fn so_does_one_that_the_machine_tracked() {
+    an_older_session_goes_on(track);
+}
+
+#[track_caller]
+fn an_older_session_goes_on(prepare: fn(&Netns)) {
     let network = Network::new();
     let _hub = Hub::start(&network, &[]);
     let (admin, www) = (network.host(3), network.host(4));
     let host = network.host(2);
+    prepare(&host);
     // As sshd does: its port is none that the kernel would give away.
     let listener = host.enter(|| TcpListener::bind((host.ip4(), 22)).unwrap());
     let inward = admin.enter(|| TcpStream::connect((host.ip4(), 22)).unwrap());

@@ -113,3 +113,10 @@ pub(crate) fn forward(netns: &Netns) {
     netns.sysctl("ipv4/ip_forward", "1");
     netns.sysctl("ipv6/conf/all/forwarding", "1");
 }
+
+/// Has a namespace track connections, as most firewalls do.
+pub(crate) fn track(netns: &Netns) {
+    netns.run("nft add table inet theirs");
+    netns.run("nft add chain inet theirs in { type filter hook input priority 0 ; }");
+    netns.run("nft add rule inet theirs in ct state established accept");
+}

@@ -164,6 +164,7 @@ impl Plan {
             text.rule("arrive", &format!(r#"iifname "{device}" return"#));
         }
         self.pass_others("arrive", text);
+        let unmarked = format!("ct mark & {:#010x} == 0", self.mark.mask());
         if let Some(lock) = &self.lock {
             let (low, high) = (lock.ephemeral.start(), lock.ephemeral.end());
             // A connection out of this machine that is older than the filter may
@@ -171,7 +172,7 @@ impl Plan {
             text.rule(
                 "arrive",
                 &format!(
-                    "ct state new tcp flags & (fin | syn | rst | ack) != syn \
+                    "{unmarked} tcp flags & (fin | syn | rst | ack) != syn \
                      tcp dport {low}-{high} return"
                 ),
             );
@@ -180,12 +181,17 @@ impl Plan {
                 &format!("meta nfproto @{YOUNG} ct state new udp dport {low}-{high} return"),
             );
         }
+        let set_mark = set("ct mark", self.mark);
         text.rule(
             "arrive",
-            &format!(
-                "ct state new ct direction original {}",
-                set("ct mark", self.mark)
-            ),
+            &format!("ct state new ct direction original {set_mark}"),
+        );
+        // A connection that was tracked before there was this table. Of UDP a
+        // lock cannot tell who began it.
+        let kind = self.lock.as_ref().map_or("", |_| "meta l4proto tcp ");
+        text.rule(
+            "arrive",
+            &format!("{kind}ct direction original {unmarked} {set_mark}"),
         );
         text.rule(
             "arrive",
