@@ -10,7 +10,7 @@ main() {
     [ -c /dev/net/tun ] || fail 'no /dev/net/tun: modprobe tun'
     install_missing
 
-    shellcheck -x scripts/*.sh .ci/run
+    shellcheck -x scripts/*.sh scripts/completions/dtun.bash .ci/run
     if cargo nextest --version >/dev/null 2>&1; then
         cargo nextest run --workspace --no-fail-fast "$@"
     else
@@ -44,6 +44,9 @@ dnsmasq dnsmasq-base
 dash dash
 /bin/busybox busybox
 shellcheck shellcheck
+man man-db
+zsh zsh
+fish fish
 openssl openssl
 gnutls-cli gnutls-bin
 /usr/include/mbedtls/ssl.h libmbedtls-dev

@@ -7,10 +7,15 @@
 //! ignores it, so that one unit file may serve both.
 
 mod argv;
+#[cfg(test)]
+mod completions;
 mod config;
 mod flags;
 mod from;
 mod key;
+#[cfg(test)]
+mod manual;
+mod table;
 mod usage;
 mod value;
 
@@ -25,9 +30,11 @@ use dtun_shared::dtls::CipherSuite;
 use dtun_shared::link::Action;
 
 use crate::log;
+use argv::Token;
 use config::Config;
 use flags::Flags;
-pub(crate) use usage::{HELP, Usage};
+use table::{GROUPS, Role};
+pub(crate) use usage::{Usage, help};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -96,6 +103,10 @@ pub(crate) fn parse(
     }
 
     let log = log::Options::new(flags.log_format.unwrap_or_default(), flags.v, &env);
+    if !flags.asks() && !locks {
+        let tokens = config.iter().flat_map(|config| config.unless(&given));
+        warnings.extend(ignored(tokens.chain(&given), flags.connect.is_some()));
+    }
     let order = order(flags, locks, &env, &mut warnings).map_err(locate)?;
 
     Ok(Invocation {
@@ -124,12 +135,25 @@ fn order(
             fwmark: flags.fwmark,
         }));
     }
-    warnings.extend(flags.ignored().map(|flag| {
-        let (other, this) = flags.roles();
-        format!("-{flag} is for a {other} and does nothing on a {this}")
-    }));
 
     serve(flags, env, warnings)
+}
+
+/// What to say of flags that belong to the other role.
+fn ignored<'a>(tokens: impl Iterator<Item = &'a Token>, is_spoke: bool) -> Vec<String> {
+    let (other, text) = if is_spoke {
+        (Role::Hub, "is for a hub and does nothing on a spoke")
+    } else {
+        (Role::Spoke, "is for a spoke and does nothing on a hub")
+    };
+    let given: Vec<_> = tokens.map(|token| token.flag.as_str()).collect();
+    let flags = GROUPS
+        .iter()
+        .filter(|group| group.role == other)
+        .flat_map(|group| group.flags)
+        .filter(|flag| given.contains(&flag.name) && flag.name != "id");
+
+    flags.map(|flag| format!("-{} {text}", flag.name)).collect()
 }
 
 fn serve(

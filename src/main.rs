@@ -45,7 +45,7 @@ async fn run(asked: Invocation) -> anyhow::Result<()> {
     }
 
     match asked.order {
-        Order::Help => print(cli::HELP),
+        Order::Help => print(&cli::help()),
         Order::Version => print(concat!("dtun ", env!("CARGO_PKG_VERSION"), "\n")),
         Order::Hub(config) => dtun_server::run(*config, stop()?).await,
         Order::Spoke(config) => dtun_client::run(*config, stop()?).await,

@@ -6,8 +6,8 @@
 //! else is ever replaced. `#` where a word could begin starts a comment.
 //!
 //! On a command line the last flag of a name wins. Here a second one is a
-//! mistake: whoever writes two lines wants both. No error shows what a line
-//! says but for the name of a flag, for it may be a key.
+//! mistake: whoever writes two lines wants both. What is no flag is not shown in
+//! an error, for it may be a key.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

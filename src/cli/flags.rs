@@ -1,4 +1,4 @@
-//! The flags, as clap sees them. What they mean to a user stands in `help.txt`.
+//! The flags, as clap sees them. What they mean to a user stands in [`super::table`].
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -128,53 +128,6 @@ impl Flags {
     /// Whether help or the version is all that is wanted.
     pub(super) fn asks(&self) -> bool {
         self.h || self.help || self.version
-    }
-
-    /// Flags that were given but belong to the other role.
-    pub(super) fn ignored(&self) -> impl Iterator<Item = &'static str> {
-        let given: &[(&str, bool)] = if self.connect.is_some() {
-            &[
-                ("listen", self.listen.is_some()),
-                ("pool4", self.pool4.is_some()),
-                ("pool6", self.pool6.is_some()),
-                ("lease", self.lease.is_some()),
-                ("allow-peernet", self.allow_peernet.is_some()),
-                ("no-spoke-to-spoke", self.no_spoke_to_spoke),
-                ("nat", self.nat),
-                ("nat-except", self.nat_except.is_some()),
-            ]
-        } else {
-            &[
-                ("peernet", self.peernet.is_some()),
-                ("tun", self.tun.is_some()),
-                ("fallback", self.fallback.is_some()),
-                ("once", self.once),
-                ("route", self.route.is_some()),
-                ("route-from", self.route_from.is_some()),
-                ("bypass", self.bypass.is_some()),
-                ("bind", self.bind.is_some()),
-                ("table", self.table.is_some()),
-                ("rule-pref", self.rule_pref.is_some()),
-                ("dns", self.dns.is_some()),
-                ("strict", self.strict),
-            ]
-        };
-
-        given
-            .iter()
-            .filter(|(_, given)| *given)
-            .map(|(flag, _)| *flag)
-            .collect::<Vec<_>>()
-            .into_iter()
-    }
-
-    /// The other role, and the one chosen.
-    pub(super) fn roles(&self) -> (&'static str, &'static str) {
-        if self.connect.is_some() {
-            ("hub", "spoke")
-        } else {
-            ("spoke", "hub")
-        }
     }
 }
 

@@ -4,6 +4,7 @@ use dtun_client::RouteWhat;
 use dtun_shared::leaving::Bind;
 use proptest::prelude::*;
 
+use super::table::Takes;
 use super::*;
 
 fn with_env(args: &[&str], env: &[(&str, &str)]) -> Result<Invocation, String> {
@@ -518,15 +519,53 @@ fn help_and_version_need_no_key() {
 }
 
 #[test]
-fn help_fits_one_screen_and_names_every_flag() {
-    assert!(HELP.lines().count() <= 50);
-    assert!(HELP.lines().all(|line| line.chars().count() < 80));
-    for arg in Flags::command().get_arguments() {
-        let flag = arg.get_long().unwrap();
-        assert!(
-            flag == "help" || HELP.contains(&format!("-{flag}")),
-            "-{flag} is not in the help"
-        );
+fn help_fits_one_screen() {
+    let help = help();
+
+    assert!(help.lines().count() <= 60);
+    for line in help.lines() {
+        assert!(line.chars().count() < 80, "too long: {line}");
+    }
+}
+
+#[test]
+fn the_table_has_the_flags_of_the_parser_and_no_others() {
+    let described = GROUPS.iter().flat_map(|group| group.flags);
+    let mut described: Vec<_> = described
+        .map(|flag| {
+            (
+                flag.name,
+                flag.takes != Takes::Nothing,
+                !flag.value.is_empty(),
+            )
+        })
+        .collect();
+    let command = Flags::command();
+    let mut parsed: Vec<_> = command
+        .get_arguments()
+        .map(|arg| (arg.get_long().unwrap(), !arg.is_require_equals_set()))
+        .filter(|(name, _)| *name != "help")
+        .map(|(name, takes)| (name, takes, takes))
+        .collect();
+    described.sort_unstable();
+    parsed.sort_unstable();
+
+    assert_eq!(described, parsed);
+}
+
+#[test]
+fn the_readmes_name_every_flag() {
+    let [english, chinese] =
+        ["README.md", "README.zh.md"].map(|name| std::fs::read_to_string(name).unwrap());
+    for flag in GROUPS.iter().flat_map(|group| group.flags) {
+        let named = [" ", "`", "="].map(|end| format!("`-{}{end}", flag.name));
+        for readme in [&english, &chinese] {
+            assert!(
+                named.iter().any(|name| readme.contains(name)),
+                "-{} is not in a README",
+                flag.name
+            );
+        }
     }
 }
 

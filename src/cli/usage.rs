@@ -4,8 +4,47 @@ use std::error::Error;
 
 use clap::error::{ContextKind, ContextValue};
 
+use super::table::{COMMANDS, Flag, GROUPS};
+
 /// One screen.
-pub(crate) const HELP: &str = include_str!("help.txt");
+pub(crate) fn help() -> String {
+    let commands = COMMANDS.iter().map(|command| {
+        let usage = format!("dtun {} {}", command.name, command.usage);
+        format!("  {usage:<42} {}\n", command.brief)
+    });
+    let groups = GROUPS.iter().map(|group| {
+        let flags: String = group.flags.iter().map(line).collect();
+        format!("\n{}\n{flags}", group.role.title())
+    });
+
+    [HEAD]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(commands)
+        .chain(groups)
+        .chain([TAIL.to_owned()])
+        .collect()
+}
+
+/// Flag, meaning and default in columns, which a long text may overrun.
+fn line(flag: &Flag) -> String {
+    let usage = format!("-{} {}", flag.name, flag.value);
+    let line = format!("  {usage:<22} {:<30} {}", flag.brief, flag.default);
+
+    format!("{}\n", line.trim_end())
+}
+
+const HEAD: &str = "\
+dtun: an IP tunnel over DTLS. One key, a hub and its spokes.
+
+  dtun -key-file PATH                        the hub: a server anyone can reach
+  dtun -key-file PATH -connect HOST:PORT     a spoke: a laptop, a router
+";
+
+const TAIL: &str = "
+A value follows its flag or an equals sign; two dashes do as well as one.
+The manual: man dtun
+";
 
 /// A mistake in the arguments: one line that names the flag and the fix.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,52 @@
+use super::{Arguments, Command, Flag, Takes};
+
+pub(in crate::cli) const COMMANDS: &[Command] = &[
+    Command {
+        name: "lock",
+        usage: "[FLAGS]",
+        arguments: Arguments::Flags,
+        brief: "close the lock of -strict",
+        text: "Closes the lock of `-strict`: at boot, before there is a spoke, or to end `dtun unlock -for` before its time. \
+               It takes the flags of the spoke; of them `-bypass`, `-dns` and `-fwmark` say what \
+               stays open. The spoke takes the lock over.",
+    },
+    Command {
+        name: "unlock",
+        usage: "[-for TIME]",
+        arguments: Arguments::These(&[Flag {
+            name: "for",
+            value: "TIME",
+            takes: Takes::Text,
+            brief: "close it again after this time",
+            default: "",
+            text: "",
+        }]),
+        brief: "open it: for good, or for a while",
+        text: "Opens it until the next start, or for a time, such as a captive portal takes; \
+               24 hours at most.",
+    },
+    Command {
+        name: "clean",
+        usage: "[-state DIR]",
+        arguments: Arguments::These(&[Flag {
+            name: "state",
+            value: "DIR",
+            takes: Takes::Directory,
+            brief: "the state of the spoke that was killed",
+            default: "",
+            text: "",
+        }]),
+        brief: "undo what a killed run has left",
+        text: "Puts the machine's resolvers back, and takes rules and tables away, those of `-nat` \
+               too. It touches nothing of a tunnel that runs, and opens no lock: \
+               that is for `dtun unlock`.",
+    },
+    Command {
+        name: "routes",
+        usage: "add|del FILE",
+        arguments: Arguments::VerbAndFile(&["add", "del"]),
+        brief: "load routes, for scripts",
+        text: "Loads a file of routes for the scripts that come with the program, where `ip` has no `-batch`. \
+               What was refused is said line by line, and makes the exit code 1.",
+    },
+];
