@@ -199,16 +199,11 @@ fn lan(router: &Host) -> Netns {
     pc.ip(&format!("addr add {PC6}/64 dev lan nodad"));
     pc.ip("route add default via 192.168.8.1");
     pc.ip("route add default via fd00:8::1");
-    masquerade(router, "oifname uplink");
+    router.run("nft add table inet home");
+    router.run("nft add chain inet home out { type nat hook postrouting priority srcnat ; }");
+    router.run("nft add rule inet home out oifname uplink masquerade");
 
     pc
-}
-
-/// Translates what matches.
-fn masquerade(netns: &Netns, what: &str) {
-    netns.run("nft add table inet home");
-    netns.run("nft add chain inet home out { type nat hook postrouting priority srcnat ; }");
-    netns.run(&format!("nft add rule inet home out {what} masquerade"));
 }
 
 /// Connects to a port of `at`, whose packets end at `to` on `port`; whom that sees.

@@ -2,8 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Machine, masquerade, recipe, seen_at};
-use crate::network::{Host, forward};
+use super::{Machine, recipe, seen_at};
 use crate::picture::{PATIENCE, Picture, seen};
 use crate::policy::everything;
 use crate::tunnel::devices;
@@ -50,7 +49,7 @@ fn a_port_of_the_hub_is_a_spokes() {
 fn a_second_hub_is_a_spare() {
     let [second, one, two, _, _] = recipe("Two hubs");
     let mut picture = Picture::new();
-    let (laptop, vps2) = (picture.network.host(2), hub(&picture, 5));
+    let (laptop, vps2) = (picture.network.host(2), picture.network.host(5));
     picture.filter_reverse_paths(&[&laptop, &vps2]);
     let other = picture.network.host(4);
     let (machine, hub2) = (Machine::new(&laptop), Machine::new(&vps2));
@@ -88,7 +87,7 @@ fn some_networks_go_by_the_second_hub() {
     let [second, _, _, one, two] = recipe("Two hubs");
     for first_is_first in [true, false] {
         let picture = Picture::new();
-        let (laptop, vps2) = (picture.network.host(2), hub(&picture, 5));
+        let (laptop, vps2) = (picture.network.host(2), picture.network.host(5));
         picture.filter_reverse_paths(&[&laptop, &vps2]);
         let other = picture.network.host(4);
         let (machine, hub2) = (Machine::new(&laptop), Machine::new(&vps2));
@@ -119,13 +118,4 @@ fn some_networks_go_by_the_second_hub() {
         }
         assert_eq!(everything(&laptop), before);
     }
-}
-
-/// A machine that forwards and translates as a hub does.
-fn hub(picture: &Picture, number: u8) -> Host {
-    let host = picture.network.host(number);
-    forward(&host);
-    masquerade(&host, "iifname dtun* oifname != dtun*");
-
-    host
 }
