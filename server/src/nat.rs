@@ -1,5 +1,5 @@
-//! The way out for spokes (`-nat`): forwarding, and one masquerade in a table
-//! of our own.
+//! The way out for spokes (`-nat`): forwarding, one masquerade in a table of
+//! our own, and an accept where another program's rules drop what spokes send.
 //!
 //! Forwarding is switched on and left on: off, it would cut off what others on
 //! the machine have begun to forward meanwhile, such as containers. The table
@@ -7,6 +7,8 @@
 //! the spokes, with resets, what comes in meanwhile; the next start takes it
 //! over or removes it, and so does [`clean`].
 
+mod chains;
+mod doors;
 mod forwarding;
 mod keeper;
 mod plan;
@@ -55,9 +57,9 @@ impl Nat {
         forwarding::switch_on(pools.iter().any(|net| net.addr().is_ipv6()));
 
         let plan = Plan::new(&name, pools, except);
-        let keeper = Keeper::new(plan, claim)
+        let keeper = Keeper::new(plan, listen.port(), claim)
             .await
-            .context("-nat cannot be had")?;
+            .context("-nat cannot be had (scripts/hub-nat.sh does without nft)")?;
         let (peernets, inbox) = watch::channel(Vec::new());
         let (end, ended) = oneshot::channel();
 

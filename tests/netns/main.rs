@@ -30,6 +30,7 @@ mod carry;
 mod dns;
 mod ecn;
 mod errors;
+mod firewalls;
 mod forged;
 mod hooks;
 mod interop;

@@ -153,7 +153,7 @@ fn own_rules(host: &Host) {
 
 /// A hub with `-nat` and these flags on a machine that was prepared, and that
 /// machine's firewall before.
-fn nat(flags: &[&str], prepare: impl FnOnce(&Host)) -> (Picture, String) {
+pub(crate) fn nat(flags: &[&str], prepare: impl FnOnce(&Host)) -> (Picture, String) {
     let mut before = String::new();
     let picture = Picture::prepared(&[&["-nat"], flags].concat(), |host| {
         prepare(host);

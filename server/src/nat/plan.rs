@@ -28,11 +28,16 @@ impl Plan {
         }
     }
 
+    /// All networks that are let out, none within another.
+    pub(super) fn inside(&self) -> Vec<IpNet> {
+        IpNet::aggregate(&[&self.pools[..], &self.peernets].concat())
+    }
+
     /// The script that makes the table what it is to be, in one step.
     pub(super) fn script(&self) -> String {
         let table = &self.table;
-        let inside = [&self.pools[..], &self.peernets].concat();
-        let sets = set("inside", &inside) + &set("except", &self.except);
+        let except = IpNet::aggregate(&self.except);
+        let sets = set("inside", &self.inside()) + &set("except", &except);
 
         // By source: what came in by is not known after routing before Linux
         // 5.7. Nobody but a spoke's device takes these sources in.
@@ -65,10 +70,8 @@ pub(super) fn table(name: &str) -> String {
     format!("dtun-{name}")
 }
 
-/// A set of networks of each family; those within others would be refused.
+/// A set of networks of each family; one within another would be refused.
 fn set(name: &str, networks: &[IpNet]) -> String {
-    let networks = IpNet::aggregate(&networks.to_vec());
-
     [("4", "ipv4_addr"), ("6", "ipv6_addr")]
         .map(|(family, kind)| {
             let elements: Vec<_> = networks
