@@ -637,6 +637,18 @@ fn lock_takes_the_spokes_flags_and_unlock_a_time() {
     assert_eq!(config.bypass.unwrap().words.len(), 1);
     assert_eq!(config.fwmark, "7".parse().ok());
 
+    let file = File::new("lock.conf", "route default\nbypass @private\nstrict", 0o600);
+    let order = parsed(&format!("lock -config {}", file.0.display()))
+        .unwrap()
+        .order;
+    assert!(matches!(
+        order,
+        Order::Lock(LockConfig {
+            bypass: Some(_),
+            ..
+        })
+    ));
+
     for (line, time) in [
         ("unlock", None),
         ("unlock -for 5m", Some(300)),

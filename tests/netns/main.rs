@@ -27,6 +27,7 @@ mod wire;
 mod answers;
 mod bypass_set;
 mod carry;
+mod config;
 mod dns;
 mod ecn;
 mod errors;

@@ -78,10 +78,7 @@ fn the_committed_file_is_made_from_the_table() {
 /// In a terminal of zsh's own making: its completions work in no other place.
 #[test]
 fn zsh_completes_flags_values_and_commands() {
-    let offered =
-        |line: &str| output(Command::new("zsh").args(["-f", "-c", TERMINAL, "zsh", line]));
-
-    for (line, expected) in [
+    let lines = [
         ("dtun -key-", "dtun -key-file"),
         ("dtun -once -offload=of", "dtun -once -offload=off"),
         ("dtun -log-format js", "dtun -log-format json"),
@@ -90,12 +87,19 @@ fn zsh_completes_flags_values_and_commands() {
         ("dtun unlock -f", "dtun unlock -for"),
         ("dtun lock -byp", "dtun lock -bypass"),
         ("dtun routes a", "dtun routes add"),
-    ] {
-        assert_eq!(offered(line).trim_end_matches(['=', ' ', '\n']), expected);
-    }
+    ];
+    let typed = lines.iter().map(|(typed, _)| typed);
+    let mut zsh = Command::new("zsh");
+    let offered = output(zsh.args(["-f", "-c", TERMINAL, "zsh"]).args(typed));
+
+    let offered: Vec<_> = offered
+        .lines()
+        .map(|line| line.trim_end_matches(['=', ' ']))
+        .collect();
+    assert_eq!(offered, lines.map(|(_, completed)| completed));
 }
 
-/// Types the line and a tab, and prints the line that this makes.
+/// Types each line and a tab, and prints the line that this makes.
 const TERMINAL: &str = r#"
 zmodload zsh/zpty
 zpty shell zsh -f -i
@@ -104,9 +108,11 @@ zstyle ':completion:*' verbose no
 shown() { print -r -- \"<<<\$BUFFER>>>\"; BUFFER=; zle accept-line }
 zle -N shown; bindkey '^X' shown; cd $PWD; print READY-\$((1+1))"
 zpty -r shell seen '*READY-2*'
-zpty -w -n shell "$1"$'\t\x18'
-zpty -r shell seen '*<<<*>>>*'
-seen=${seen##*<<<}
-print -r -- ${seen%%>>>*}
+for line; do
+    zpty -w -n shell "$line"$'\t\x18'
+    zpty -r shell seen '*<<<*>>>*'
+    seen=${seen##*<<<}
+    print -r -- ${seen%%>>>*}
+done
 zpty -d shell
 "#;
