@@ -1,6 +1,7 @@
 //! A network namespace of the test's own, gone when it is dropped.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -122,6 +123,7 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
+        forget_claims(&self.name);
         let gone = output(Command::new("ip").args(["netns", "del", &self.name]));
         if !gone.status.success() {
             eprintln!("{}: {}", self.name, String::from_utf8_lossy(&gone.stderr));
@@ -130,6 +132,21 @@ impl Drop for Netns {
         match fs::remove_dir_all(etc(&self.name)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => eprintln!("{error}"),
             Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+/// Removes the signs that programs which were killed inside have left: another
+/// namespace may get the number of this one.
+fn forget_claims(name: &str) {
+    let Ok(namespace) = fs::metadata(format!("/run/netns/{name}")) else {
+        return;
+    };
+    let end = format!("-{}", namespace.ino());
+    for entry in fs::read_dir("/run/dtun").into_iter().flatten().flatten() {
+        let is_of_it = entry.file_name().to_string_lossy().ends_with(&end);
+        if is_of_it && let Err(error) = fs::remove_file(entry.path()) {
+            eprintln!("{}: {error}", entry.path().display());
         }
     }
 }
