@@ -26,7 +26,7 @@ scripts/bench-latency.sh [OPTION VALUE]..      as root
   -tcp NAME                 congestion control        cubic
   -streams N                                          1
   -rounds N                                           5
-  -seconds N                each measurement          8
+  -seconds N                each measurement, 4 or more   8
   -samples PATH             keep what was measured
 
 DTUN=PATH takes a program that is already built, DTUN_FLAGS go to both ends.
@@ -66,6 +66,7 @@ options() {
     wheres='router uplink' ways='up down' rate=50 queue=50 tcp=cubic streams=1 rounds=5 seconds=8 samples=''
     read_options "$@"
     numbers "$rate" "$queue" "$streams" "$rounds" "$seconds"
+    [ "$seconds" -gt 3 ] || fail '-seconds: at least 4, for the first 3 are not measured'
 }
 
 option() {

@@ -5,7 +5,7 @@
 //! it has just delivered without a wake-up; two halve the work of a busy
 //! tunnel, whose two directions are two sources.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -17,8 +17,12 @@ pub(super) struct Crew {
     active: AtomicUsize,
     parked: Mutex<Vec<Parked>>,
     has_parked: AtomicBool,
-    /// Somebody called, and nobody was parked.
-    wanted: AtomicBool,
+    /// Workers that wait for packets right now.
+    waiting: AtomicUsize,
+    zero: Instant,
+    /// Until when no worker keeps a source for itself, in milliseconds since
+    /// `zero`: more sources were busy than workers were free.
+    crowded_until: AtomicU64,
     dismissed: AtomicBool,
 }
 
@@ -35,7 +39,9 @@ impl Crew {
             active: AtomicUsize::new(workers),
             parked: Mutex::default(),
             has_parked: AtomicBool::new(false),
-            wanted: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            zero: Instant::now(),
+            crowded_until: AtomicU64::new(0),
             dismissed: AtomicBool::new(false),
         }
     }
@@ -45,11 +51,14 @@ impl Crew {
         self.active.load(Ordering::Acquire) == 1
     }
 
-    /// Sends one parked worker to work; if there is none, one that is at work
-    /// of its own may come.
-    pub(super) fn call(&self) {
+    /// Sends one parked worker to work. If there is none, and none that waits,
+    /// those at work of their own are to come back.
+    pub(super) fn call(&self, now: Instant) {
         if !self.has_parked.load(Ordering::Relaxed) {
-            self.wanted.store(true, Ordering::Relaxed);
+            if self.waiting.load(Ordering::Relaxed) == 0 {
+                let until = self.millis(now) + CROWDED;
+                self.crowded_until.store(until, Ordering::Relaxed);
+            }
             return;
         }
         let mut parked = self.parked();
@@ -79,6 +88,20 @@ impl Crew {
         }
     }
 
+    /// Counts the caller as one that waits while `wait` does.
+    pub(super) fn waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let result = wait();
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+
+        result
+    }
+
+    /// Whether more sources are busy than there are workers for.
+    pub(super) fn is_crowded(&self, now: Instant) -> bool {
+        self.millis(now) < self.crowded_until.load(Ordering::Relaxed)
+    }
+
     /// Goes to do work of its own, if others stay; see [`Self::join`].
     pub(super) fn leave(&self) -> bool {
         self.active
@@ -86,14 +109,8 @@ impl Crew {
             .is_ok()
     }
 
-    /// Whether those at common work need one that does its own.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.wanted.load(Ordering::Relaxed)
-    }
-
     /// Comes back from work of its own.
     pub(super) fn join(&self) {
-        self.wanted.store(false, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -108,6 +125,10 @@ impl Crew {
 
     pub(super) fn is_dismissed(&self) -> bool {
         self.dismissed.load(Ordering::Acquire)
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.zero).as_millis() as u64
     }
 
     fn is_parked(&self, worker: usize) -> bool {
@@ -153,6 +174,10 @@ impl Strain {
 /// A wait that is longer was a sleep.
 const PAUSE: Duration = Duration::from_micros(5);
 
+/// How long sources are shared once there were more than workers, in
+/// milliseconds.
+const CROWDED: u64 = 100;
+
 /// How long one worker must be busy without a pause before another helps:
 /// what passes sooner is done before the other is awake.
 const CALL_AFTER: Duration = Duration::from_millis(1);
@@ -184,6 +209,18 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_nobody_can_follow_keeps_sources_shared_for_a_while() {
+        let crew = Crew::new(2);
+        let now = Instant::now();
+
+        crew.waiting(|| crew.call(now));
+        assert!(!crew.is_crowded(now), "one of them was free");
+        crew.call(now);
+        assert!(crew.is_crowded(now));
+        assert!(!crew.is_crowded(now + Duration::from_millis(CROWDED + 1)));
+    }
+
+    #[test]
     fn a_parked_worker_comes_when_it_is_called_and_leaves_when_all_are_dismissed() {
         let crew = Arc::new(Crew::new(2));
         let (tell, told) = mpsc::channel();
@@ -202,7 +239,7 @@ mod tests {
             // A call that comes before it parks is for nobody.
             while told.try_recv().is_err() {
                 assert!(Instant::now() < deadline, "the worker never came");
-                crew.call();
+                crew.call(Instant::now());
                 thread::yield_now();
             }
         }

@@ -91,8 +91,8 @@ impl Worker {
 
     /// The next source that is ready; none at the end.
     fn next<S: Side>(&mut self, core: &Core<S>) -> Option<(u64, Instant)> {
-        if let Some(token) = self.next_own(core) {
-            return Some((token, Instant::now()));
+        if let Some(next) = self.next_own(core) {
+            return Some(next);
         }
         let mut since = Instant::now();
         while !core.crew.is_dismissed() {
@@ -108,7 +108,7 @@ impl Worker {
                 self.is_rested = false;
                 self.is_strained = self.strain.note(since, now);
                 if self.is_strained {
-                    core.crew.call();
+                    core.crew.call(now);
                 }
                 return Some((token, now));
             }
@@ -125,17 +125,18 @@ impl Worker {
         None
     }
 
-    /// The worker's own source, as long as it has one, that is busy, and the
-    /// others can do without its help.
-    fn next_own<S: Side>(&mut self, core: &Core<S>) -> Option<u64> {
+    /// The worker's own source, as long as it has one, that is busy, and there
+    /// are not more of them than workers.
+    fn next_own<S: Side>(&mut self, core: &Core<S>) -> Option<(u64, Instant)> {
         let own = self.own.as_ref()?;
+        let now = Instant::now();
         let is_busy = !core.crew.is_dismissed()
-            && !core.crew.is_wanted()
+            && !core.crew.is_crowded(now)
             && core
                 .source(own.token)
                 .is_some_and(|source| !own.is_empty || is_readable(source.as_fd(), PATIENCE));
         if is_busy {
-            return Some(own.token);
+            return Some((own.token, now));
         }
         core.give_back(own.token);
         self.let_go(core);
@@ -164,7 +165,7 @@ impl Worker {
             (Some(own), _) => own.is_empty = found == Found::Nothing,
             (None, Found::Gone) => {}
             (None, _) => {
-                if found != Found::Much || !self.keep(core, token, &source) {
+                if found != Found::Much || !self.keep(core, token, &source, now) {
                     core.rearm(token);
                 }
             }
@@ -172,8 +173,14 @@ impl Worker {
     }
 
     /// Makes a source the worker's own, if that pays and others stay.
-    fn keep<S: Side>(&mut self, core: &Core<S>, token: u64, source: &Source<S>) -> bool {
-        if !self.is_strained || !core.crew.leave() {
+    fn keep<S: Side>(
+        &mut self,
+        core: &Core<S>,
+        token: u64,
+        source: &Source<S>,
+        now: Instant,
+    ) -> bool {
+        if !self.is_strained || core.crew.is_crowded(now) || !core.crew.leave() {
             return false;
         }
         if let Err(error) = core.epoll.remove(source.as_fd()) {
@@ -191,13 +198,14 @@ impl Worker {
 
     fn let_go<S: Side>(&mut self, core: &Core<S>) {
         self.own = None;
+        (self.strain, self.is_strained) = (Strain::default(), false);
         core.crew.join();
     }
 
     /// Waits for a source that is ready.
     fn wait<S: Side>(&mut self, core: &Core<S>, timeout: Option<Duration>) -> Option<u64> {
         let mut events = [Event::EMPTY];
-        match core.epoll.wait(&mut events, timeout) {
+        match core.crew.waiting(|| core.epoll.wait(&mut events, timeout)) {
             Ok(0) => None,
             Ok(_) => Some(events[0].token()),
             Err(error) => {
