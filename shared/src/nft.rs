@@ -19,6 +19,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::time::timeout;
 
+use crate::sys;
 pub use watch::{TableWatch, Touch};
 
 /// Carries a script out, as `nft -f`; returns what it printed.
@@ -107,7 +108,11 @@ pub struct Owner {
 impl Owner {
     /// Starts the process, which owns nothing yet.
     pub async fn new() -> Result<Self, NftError> {
-        let mut child = command()
+        let mut command = command();
+        // A service manager asks every process to end, when it is ours to choose
+        // the moment; this one ends with its input.
+        sys::process::ignoring_requests_to_end(&mut command);
+        let mut child = command
             .arg("-i")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -130,7 +135,8 @@ impl Owner {
     }
 
     /// Carries commands out, one a line of text; tables that are to be owned
-    /// are added with `flags owner`.
+    /// are added with `flags owner`. After any error but [`NftError::Refused`] it
+    /// is of no further use: what it still says would be read with the next call.
     pub async fn apply<T: AsRef<str>>(&mut self, commands: &[T]) -> Result<(), NftError> {
         let commands: Vec<_> = commands.iter().map(AsRef::as_ref).collect();
         let mut errors = self.call(&commands.join("; ")).await?;
@@ -151,11 +157,14 @@ impl Owner {
     /// Ends the process and waits until its tables are gone.
     pub async fn close(mut self) {
         drop(self.stdin);
-        if timeout(PATIENCE, self.child.wait()).await.is_err()
-            && let Err(error) = self.child.kill().await
-        {
-            tracing::debug!(%error, "nft cannot be killed");
+        if timeout(PATIENCE, self.child.wait()).await.is_err() {
+            kill(&mut self.child).await;
         }
+    }
+
+    /// Ends the process at once.
+    pub async fn kill(mut self) {
+        kill(&mut self.child).await;
     }
 
     /// Sends one line; returns the errors that came until its end was reached.
@@ -181,6 +190,12 @@ impl Owner {
             .await
             .unwrap_or(Err(NftError::Silent))
             .map_err(NftError::early)
+    }
+}
+
+async fn kill(child: &mut Child) {
+    if let Err(error) = child.kill().await {
+        tracing::debug!(%error, "nft cannot be killed");
     }
 }
 
@@ -264,12 +279,29 @@ mod tests {
             let mut owner = Owner::new().await.unwrap();
             owner.apply(&[TABLE]).await.unwrap();
 
-            crate::sys::process::kill_group(owner.child.id().unwrap()).unwrap();
+            sys::process::kill_group(owner.child.id().unwrap()).unwrap();
             owner.ended().await;
 
             assert_eq!(ruleset().await, "");
             let error = owner.apply(&[TABLE]).await.unwrap_err();
             assert!(matches!(error, NftError::Ended), "{error}");
+        });
+    }
+
+    #[test]
+    fn an_owner_that_is_asked_to_end_goes_on_until_it_is_closed() {
+        isolated(|_| async {
+            let mut owner = Owner::new().await.unwrap();
+            let process = owner.child.id().unwrap().to_string();
+            for signal in ["-TERM", "-HUP", "-INT"] {
+                let mut kill = std::process::Command::new("kill");
+                assert!(kill.args([signal, &process]).status().unwrap().success());
+            }
+
+            owner.apply(&[TABLE]).await.unwrap();
+            assert!(ruleset().await.contains("mine"));
+            owner.close().await;
+            assert_eq!(ruleset().await, "");
         });
     }
 

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use tokio::process::Command;
+
 /// Kills every process of the group that `leader` leads.
 pub(crate) fn kill_group(leader: u32) -> io::Result<()> {
     let leader = libc::pid_t::try_from(leader)
@@ -12,6 +14,14 @@ pub(crate) fn kill_group(leader: u32) -> io::Result<()> {
     }
 
     Err(io::Error::last_os_error())
+}
+
+/// Lets the program that `command` starts ignore the signals that ask a process
+/// to end.
+pub(crate) fn ignoring_requests_to_end(command: &mut Command) {
+    // SAFETY: between fork and exec only `signal` is called, which may be there
+    // (signal-safety(7)), and `last_os_error`, which allocates nothing.
+    unsafe { command.pre_exec(ignore_requests_to_end) };
 }
 
 /// Ignores the signals that ask a process to end.
