@@ -92,13 +92,17 @@ impl Firewall {
 
     /// Says, once until there is a tunnel, what a lock does without one.
     pub(crate) fn tell_lock(&mut self) {
-        let locked = self.locked.load(Ordering::Relaxed);
-        if locked && !std::mem::replace(&mut self.told_locked, true) {
+        if self.is_locked() && !std::mem::replace(&mut self.told_locked, true) {
             tracing::warn!(
                 "-strict: until there is a tunnel nothing leaves this machine but to -bypass; \
                  `dtun unlock -for 5m` opens it for the login page of a network"
             );
         }
+    }
+
+    /// Whether nothing may leave beside the tunnel.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.locked.load(Ordering::Relaxed)
     }
 
     async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {

@@ -319,7 +319,7 @@ impl Steering {
             Ok(()) => {
                 if let Some(firewall) = &mut self.firewall {
                     let result = firewall.stand(lease, routes.bypass()).await;
-                    tell_no_firewall(result, &mut self.told_no_firewall);
+                    tell_no_firewall(result, firewall.is_locked(), &mut self.told_no_firewall);
                 }
                 routes.lead().await
             }
@@ -366,11 +366,18 @@ impl Steering {
 }
 
 /// Says it once, until it works again.
-fn tell_no_firewall(result: Result<(), NftError>, told: &mut bool) {
+fn tell_no_firewall(result: Result<(), NftError>, locked: bool, told: &mut bool) {
     let first = !std::mem::replace(told, result.is_err());
-    if let Err(error) = result
-        && first
-    {
+    let Err(error) = result else {
+        return;
+    };
+    if first && locked {
+        tracing::warn!(
+            %error,
+            "-strict: the lock has not got the tunnel's rules: nothing passes by the tunnel \
+             either, until they can be put up",
+        );
+    } else if first {
         tracing::warn!(
             %error,
             "the firewall has not got the tunnel's rules: what comes in by the uplink may be \

@@ -409,6 +409,23 @@ fn an_unlock_for_good_holds_until_the_next_start() {
     spoke.lease();
     reaches_not(&spoke.host, www.ip4());
 
+    // Closed again, it is the spoke's own: the tunnel passes, and a stop opens it.
+    dtun(&spoke.host, "unlock");
+    reaches(&spoke.host, www.ip4());
+    for _ in 0..2 {
+        dtun(&spoke.host, "lock");
+        reaches_not(&spoke.host, www.ip4());
+        reaches(&spoke.host, HUB4);
+    }
+    spoke.line("closed again");
+    spoke.host.run("nft flush ruleset");
+    spoke.line("put back");
+    reaches_not(&spoke.host, www.ip4());
+    assert!(spoke.terminate().success());
+    assert_eq!(spoke.host.run("nft list ruleset"), "");
+    spoke.restart();
+    spoke.lease();
+
     // Nobody is there who would have to be told.
     spoke.kill();
     dtun(&spoke.host, "unlock");
@@ -477,6 +494,114 @@ fn without_nft_the_lock_refuses_and_a_tunnel_goes_without() {
     assert!(spoke.line("firewall").contains("nft is missing"));
     spoke.line("tunnel up");
     reaches(&host, HUB4);
+}
+
+#[test]
+fn a_tunnel_that_the_lock_could_not_be_told_of_passes_later() {
+    let network = Network::new();
+    let host = network.host(2);
+    let nft = Nft::new();
+    let mut spoke = nft.spoke(&host, LOCKED);
+    spoke.line(CLOSED);
+
+    nft.does("fail", "");
+    let _hub = Hub::start(&network, &[]);
+
+    spoke.line("nothing passes by the tunnel either");
+    spoke.line("tunnel up");
+    reaches_not(&host, HUB4);
+    std::fs::remove_file(nft.0.path("fail")).unwrap();
+    reaches_within(&host, HUB4, SOON);
+    spoke.line("the firewall has its rules");
+}
+
+#[test]
+fn what_others_do_while_the_lock_is_changed_is_seen() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let www = network.host(3);
+    let host = network.host(2);
+    let nft = Nft::new();
+    let mut spoke = nft.spoke(&host, LITTLE);
+    spoke.line("tunnel up");
+    let is_whole = || {
+        let chain = host.try_run("nft list chain inet dtun-lock last");
+        chain.is_ok_and(|chain| {
+            chain.contains("counter") && chain.contains("jump ways") && chain.contains("@inside")
+        })
+    };
+    until_true("the lock", SOON, is_whole);
+
+    for change in [
+        "flush table inet dtun-lock",
+        "delete table inet dtun-lock",
+        "flush chain inet dtun-lock last",
+        "insert rule inet dtun-lock last accept",
+    ] {
+        nft.does("then", &format!("nft {change}"));
+        host.run("nft delete table inet dtun-lock");
+        until_true(change, SOON, || nft.has_done());
+        until_true(change, Duration::from_secs(2), || {
+            is_whole()
+                && host
+                    .try_run(&format!("ping -n -q -W 1 -c 1 {}", www.ip4()))
+                    .is_err()
+        });
+    }
+
+    nft.does(
+        "then",
+        "nft 'add element inet dtun-lock open { ipv4, ipv6 }'",
+    );
+    host.run("nft delete table inet dtun-lock");
+    spoke.line("opened by `dtun unlock`");
+    reaches_within(&host, www.ip4(), SOON);
+    reaches(&host, HUB4);
+}
+
+/// A program nft that fails while there is a file `fail`, and after it has made a
+/// table anew does what a file `then` says, once.
+struct Nft(Scratch);
+
+impl Nft {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        let folder = scratch.path("");
+        std::fs::copy("/usr/sbin/nft", scratch.path("nft")).unwrap();
+        scratch.script(
+            "wrapper",
+            &format!(
+                "cd {folder}\n[ -e fail ] && {{ echo 'Error: it fails' >&2; exit 1; }}\n\
+                 case $* in *-i*) exec ./nft \"$@\";; esac\n\
+                 cat > script\n./nft \"$@\" < script\ncode=$?\nPATH=.:$PATH\n\
+                 grep -q 'flush table' script && mv then now 2>/dev/null && \
+                 {{ sh now; mv now done; }}\nexit $code"
+            ),
+        );
+
+        Self(scratch)
+    }
+
+    /// A spoke that has no other.
+    fn spoke(&self, host: &Netns, args: &[&str]) -> Daemon {
+        let bind = "mount --bind \"$0\" /usr/sbin/nft && exec \"$@\"";
+        let mut command = host.command("unshare");
+        command.args(["-m", "sh", "-c", bind, &self.0.path("wrapper")]);
+        command.arg(env!("CARGO_BIN_EXE_dtun"));
+        command.args([SPOKE, args].concat());
+
+        Daemon::spawn(command)
+    }
+
+    fn does(&self, name: &str, script: &str) {
+        std::fs::write(self.0.path("new"), script).unwrap();
+        std::fs::rename(self.0.path("new"), self.0.path(name)).unwrap();
+    }
+
+    /// Whether `then` is done; the next call asks for the next.
+    fn has_done(&self) -> bool {
+        std::fs::remove_file(self.0.path("done")).is_ok()
+    }
 }
 
 /// Runs `dtun lock` or `dtun unlock`; returns what it said.

@@ -1,14 +1,16 @@
 //! The task that keeps the filter as it is to be.
 
+mod locked;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use dtun_shared::link::{Change, Changes, Netlink};
-use dtun_shared::nft::{NftError, Owner, TableWatch, Touch};
+use dtun_shared::nft::{NftError, Owner, TableWatch};
 use tokio::sync::{mpsc, oneshot};
 
 use super::hold::{Broken, Hold};
@@ -41,12 +43,27 @@ pub(super) struct Guard {
     end: Option<End>,
     inside: BTreeSet<String>,
     hold: Hold,
+    /// Whether the table may not be what it is to be.
+    behind: bool,
+    /// With a lock: tells other processes of ours that we are here, also after
+    /// it was opened for good.
+    _held: Option<Held>,
     repairs: Repairs,
     locked: Arc<AtomicBool>,
     /// When to look at the devices again.
     look: Option<Instant>,
-    /// When to put back what somebody took away.
+    /// When to put back what somebody took away, or what failed.
     repair: Option<Instant>,
+    /// Failures in a row.
+    failures: u32,
+    /// What fails to tell of changes is not asked before.
+    deaf: Deaf,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Deaf {
+    network: Option<Instant>,
+    table: Option<Instant>,
 }
 
 enum Wake {
@@ -58,9 +75,12 @@ enum Wake {
 
 impl Guard {
     pub(super) async fn new(netlink: Netlink, settings: Settings) -> anyhow::Result<Self> {
+        let held = settings.lock.is_some().then(Held::take).transpose()?;
         let changes = netlink.watch().context("failed to watch the network")?;
         let mut guard = Self {
-            hold: Hold::Owned(None, None),
+            hold: Hold::none(),
+            behind: false,
+            _held: held,
             settings,
             netlink,
             changes,
@@ -70,17 +90,15 @@ impl Guard {
             locked: Arc::default(),
             look: None,
             repair: None,
+            failures: 0,
+            deaf: Deaf::default(),
         };
         if guard.wants_inside() {
             guard.look_inside().await;
         }
         if guard.settings.lock.is_some() {
-            let held = Held::take()?;
-            let mut watch = TableWatch::new(lock::TABLE).context("failed to watch the firewall")?;
-            let standing = lock::close(&guard.plan()).await?;
-            watch.forget();
-            guard.hold = Hold::Locked { watch, _held: held };
-            guard.locked.store(true, Ordering::Relaxed);
+            let watch = TableWatch::new(lock::TABLE).context("failed to watch the firewall")?;
+            let standing = guard.close(watch).await?;
             tracing::warn!(
                 "{}: only the tunnel and what -bypass names is open, until this program is \
                  stopped by hand or `dtun unlock`",
@@ -93,7 +111,11 @@ impl Guard {
             // Before there is a device: until a child has become another program
             // it holds what we hold. One that is missing is told of later.
             let owner = Owner::new().await.ok();
-            guard.hold = Hold::Owned(owner.map(Box::new), None);
+            guard.hold = Hold::Owned {
+                owner: owner.map(Box::new),
+                table: None,
+                unlocked: None,
+            };
         }
 
         Ok(guard)
@@ -117,9 +139,10 @@ impl Guard {
                 Wake::Change(change) => self.note(change),
                 Wake::Held(Broken::Touched(touch)) => self.touched(touch).await,
                 Wake::Held(Broken::OwnerEnded) => {
-                    self.hold = Hold::Owned(None, None);
+                    self.hold.forget_owner();
                     self.broken();
                 }
+                Wake::Held(Broken::Unlocked(touch)) => self.lock_again(touch).await,
                 Wake::Timer => self.duties().await,
             }
         }
@@ -127,11 +150,16 @@ impl Guard {
 
     async fn wait(&mut self, orders: &mut mpsc::Receiver<Order>) -> Wake {
         let timer = [self.look, self.repair].into_iter().flatten().min();
+        let Deaf { network, table } = self.deaf;
         tokio::select! {
             biased;
             order = orders.recv() => Wake::Order(order),
-            broken = self.hold.broken() => Wake::Held(broken),
-            change = self.changes.recv() => Wake::Change(change),
+            broken = async { not_before(table).await; self.hold.broken().await } => {
+                Wake::Held(broken)
+            }
+            change = async { not_before(network).await; self.changes.recv().await } => {
+                Wake::Change(change)
+            }
             () = at(timer) => Wake::Timer,
         }
     }
@@ -165,35 +193,63 @@ impl Guard {
             ip6: lease.addresses.ip6.map(|(local, _)| local.addr()),
             device: lease.device,
         });
-        let has_table = !matches!(self.hold, Hold::Owned(_, None));
-        let open = &mut self.settings.lock;
-        if self.end == end && has_table && open.as_ref().is_none_or(|open| *open == bypass) {
+        let is_open = self.settings.lock.as_ref();
+        let is_same = self.end == end && is_open.is_none_or(|open| *open == bypass);
+        if is_same && self.hold.has_table() && !self.behind {
             return Ok(());
         }
         self.end = end;
-        if let Some(open) = open {
+        if let Some(open) = &mut self.settings.lock {
             *open = bypass;
         }
+        let result = self.put_up().await;
+        if let Err(error) = &result {
+            self.retry(error);
+        }
 
-        self.put_up().await
+        result
     }
 
     async fn withdraw(&mut self) {
         self.end = None;
-        self.repair = None;
-        if let Err(error) = self.hold.take_down(&self.plan()).await {
-            tracing::warn!("the lock of -strict still names the old tunnel: {error}");
+        if self.hold.is_lock() {
+            if let Err(error) = self.put_up().await {
+                tracing::warn!("the lock of -strict still names the old tunnel: {error}");
+                self.retry(&error);
+            }
+        } else {
+            self.repair = None;
+            self.hold.take_down().await;
         }
     }
 
     /// Makes the table what it is to be.
     async fn put_up(&mut self) -> Result<(), NftError> {
+        self.behind = true;
         let plan = self.plan();
-        if !self.hold.put_up(&plan).await? {
-            self.broken();
-        }
+        let seen = self.hold.put_up(&plan).await?;
+        self.behind = false;
+        self.failures = 0;
+        self.see(seen).await;
 
         Ok(())
+    }
+
+    /// Tries again what failed: always where it is a lock, which blocks the
+    /// tunnel itself until it knows of it.
+    fn retry(&mut self, error: &NftError) {
+        let passes = match error {
+            NftError::Silent | NftError::Ended | NftError::Io(_) => true,
+            NftError::Missing | NftError::Start(_) | NftError::Refused(_) => false,
+        };
+        if passes || self.hold.is_lock() {
+            self.repair_later();
+        }
+    }
+
+    fn repair_later(&mut self) {
+        self.repair = Some(Instant::now() + later(self.failures));
+        self.failures = self.failures.saturating_add(1);
     }
 
     fn note(&mut self, change: io::Result<Change>) {
@@ -202,6 +258,7 @@ impl Guard {
             Ok(_) => return,
             Err(error) => {
                 tracing::debug!(%error, "network changes are not told");
+                self.deaf.network = Some(Instant::now() + BLIND);
                 BLIND
             }
         };
@@ -211,51 +268,10 @@ impl Guard {
         }
     }
 
-    /// Somebody else, or `dtun unlock`, changed the lock's table.
-    async fn touched(&mut self, touch: io::Result<Touch>) {
-        match touch {
-            Ok(Touch::Elements(set)) if set == super::plan::OPEN => match lock::opened().await {
-                Ok(lock::Opened::ForGood) => self.unlock().await,
-                Ok(lock::Opened::For(time)) => tracing::warn!(
-                    for_at_most = time,
-                    "the lock of -strict is open: everything may leave this machine",
-                ),
-                Ok(lock::Opened::Not) => tracing::warn!("the lock of -strict is closed again"),
-                Err(error) => {
-                    tracing::debug!(%error, "failed to look at the lock");
-                    self.broken();
-                }
-            },
-            Ok(Touch::Elements(set)) if set == super::plan::YOUNG => {}
-            Ok(Touch::Elements(_) | Touch::Any) => self.broken(),
-            Err(error) => {
-                tracing::debug!(%error, "changes of the firewall are not told");
-                self.repair = Some(Instant::now() + BLIND);
-            }
-        }
-    }
-
     fn broken(&mut self) {
         let now = Instant::now();
         let at = self.repairs.not_before().map_or(now, |at| at.max(now));
         self.repair.get_or_insert(at);
-    }
-
-    /// `dtun unlock`: from here on as without `-strict`.
-    async fn unlock(&mut self) {
-        tracing::warn!(
-            "the lock of -strict was opened by `dtun unlock`: everything may leave this machine \
-             until the next start"
-        );
-        self.locked.store(false, Ordering::Relaxed);
-        self.settings.lock = None;
-        self.hold = Hold::Owned(None, None);
-        if let Err(error) = self.put_up().await {
-            tracing::warn!("the firewall stays without the tunnel's rules: {error}");
-        }
-        if let Err(error) = lock::remove().await {
-            tracing::error!("failed to remove the lock of -strict: {error}");
-        }
     }
 
     async fn duties(&mut self) {
@@ -271,12 +287,19 @@ impl Guard {
     }
 
     async fn put_back(&mut self, now: Instant) {
+        let (was_behind, failures) = (self.behind, self.failures);
         if let Err(error) = self.put_up().await {
-            tracing::error!("failed to put the firewall's rules back: {error}");
-            self.repair = Some(now + BLIND);
+            if failures == 0 {
+                tracing::error!("failed to put the firewall's rules back: {error}");
+            } else {
+                tracing::debug!(%error, failures, "the firewall's rules still fail");
+            }
+            self.repair_later();
             return;
         }
-        if self.repairs.made(now).is_zero() {
+        if was_behind {
+            tracing::info!("the firewall has its rules");
+        } else if self.repairs.made(now).is_zero() {
             tracing::info!("the firewall's rules were changed by another program: put back");
         }
     }
@@ -292,8 +315,14 @@ impl Guard {
         };
         tracing::debug!(?inside, "bridges of guests");
         self.inside = inside;
-        if let Err(error) = self.hold.tell_inside(&self.plan()).await {
-            tracing::warn!("the firewall does not know of a new bridge: {error}");
+        let plan = self.plan();
+        match self.hold.tell_inside(&plan).await {
+            Ok(seen) => self.see(seen).await,
+            Err(error) => {
+                tracing::warn!("the firewall does not know of a new bridge: {error}");
+                self.behind = true;
+                self.retry(&error);
+            }
         }
     }
 
@@ -304,17 +333,14 @@ impl Guard {
             }
             Ending::Open | Ending::Locked => ending,
         };
-        match (&mut self.hold, ending) {
-            (Hold::Owned(owner, _), _) => {
-                if let Some(owner) = owner.take() {
-                    owner.close().await;
-                }
-            }
-            (Hold::Locked { .. }, Ending::Locked) => tracing::warn!(
+        let hold = std::mem::replace(&mut self.hold, Hold::none());
+        match (hold, ending) {
+            (hold @ Hold::Owned { .. }, _) => hold.end().await,
+            (Hold::Locked(_), Ending::Locked) => tracing::warn!(
                 "the lock of -strict stays closed: `dtun unlock` opens it, the next start takes \
                  it over"
             ),
-            (Hold::Locked { .. }, Ending::Open) => match lock::remove().await {
+            (Hold::Locked(_), Ending::Open) => match lock::remove().await {
                 Ok(()) => tracing::info!("the lock of -strict is gone"),
                 Err(error) => tracing::error!("failed to remove the lock of -strict: {error}"),
             },
@@ -326,11 +352,26 @@ impl Guard {
     }
 
     fn plan(&self) -> Plan {
+        let plan = self.settings.plan(self.inside.clone());
+
         Plan {
             end: self.end.clone(),
-            ..self.settings.plan(self.inside.clone())
+            lock: plan.lock.filter(|_| self.hold.is_lock()),
+            ..plan
         }
     }
+}
+
+async fn not_before(time: Option<Instant>) {
+    if let Some(time) = time {
+        tokio::time::sleep_until(time.into()).await;
+    }
+}
+
+/// How long to wait after so many failures before; the program may be missing
+/// for good.
+fn later(failures: u32) -> Duration {
+    (BLIND * (1 << failures.min(5))).min(RARE)
 }
 
 /// Waits until then, or for ever.
@@ -349,3 +390,6 @@ const REST: Duration = Duration::from_millis(50);
 
 /// How long to wait where nothing is told, or nothing works.
 const BLIND: Duration = Duration::from_secs(2);
+
+/// Between tries of what keeps failing.
+const RARE: Duration = Duration::from_secs(60);

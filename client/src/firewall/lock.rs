@@ -16,7 +16,7 @@ use dtun_shared::nft::{self, NftError, TableWatch};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::plan::{OPEN, Plan, YOUNG};
+use super::plan::{LAST, OPEN, Plan, YOUNG};
 use super::{Settings, inside_now};
 use crate::config::LockConfig;
 
@@ -24,20 +24,39 @@ use crate::config::LockConfig;
 ///
 /// # Errors
 ///
-/// When nft is missing or refuses, or a spoke runs that has opened it for good.
+/// When nft is missing or refuses, or a spoke runs and does not close it.
 pub async fn lock(config: LockConfig) -> anyhow::Result<()> {
     let Some(_held) = Held::try_take()? else {
         // The spoke's own rules are better than what is known here.
-        return nft::run(&format!("flush set inet {TABLE} {OPEN}"))
-            .await
-            .map(|_| ())
-            .context("a spoke runs and its lock is open for good: restart it");
+        return call_keeper().await;
     };
     let netlink = Netlink::new().context("failed to open netlink")?;
     let settings = Settings::for_lock(&config)?;
     let inside = inside_now(&netlink).await?;
     close(&settings.plan(inside)).await?;
     tracing::info!("the lock of -strict is closed: `dtun unlock` opens it");
+
+    Ok(())
+}
+
+/// Has the lock closed by the spoke that runs. Where it was opened for good, an
+/// empty table tells the spoke.
+async fn call_keeper() -> anyhow::Result<()> {
+    let mut watch = TableWatch::new(TABLE).context("failed to watch the firewall")?;
+    let close = format!("flush set inet {TABLE} {OPEN}");
+    if nft::run(&close).await.is_err() {
+        nft::run(&format!("add table inet {TABLE}")).await?;
+    }
+    let closed = async {
+        while !is_closed().await? {
+            watch.touched().await?;
+        }
+        anyhow::Ok(())
+    };
+    timeout(PATIENCE, closed)
+        .await
+        .context("a spoke runs and does not close its lock: restart it")??;
+    tracing::info!("the lock of -strict is closed");
 
     Ok(())
 }
@@ -58,7 +77,7 @@ pub async fn unlock(time: Option<Duration>) -> anyhow::Result<()> {
         return Ok(());
     }
 
-    if Held::try_take()?.is_some() {
+    if let Some(_held) = Held::try_take()? {
         remove().await?;
     } else {
         let mut watch = TableWatch::new(TABLE).context("failed to watch the firewall")?;
@@ -93,6 +112,16 @@ pub(super) enum Opened {
     /// For a time, in nft's words.
     For(String),
     ForGood,
+}
+
+/// How the lock stands just after a change of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    Whole,
+    /// Somebody removed or changed it at the same time.
+    Broken,
+    /// Somebody opened it for good.
+    Unlocked,
 }
 
 /// Closes the lock, or takes over what stands without an open moment.
@@ -152,6 +181,45 @@ pub(super) async fn remove() -> Result<(), NftError> {
     ))
     .await
     .map(|_| ())
+}
+
+/// Looks at what decides: the chain that every packet passes last, and whether
+/// the lock is open.
+pub(super) async fn seen(plan: &Plan) -> Result<Seen, NftError> {
+    let script = format!("list chain inet {TABLE} {LAST}\nlist set inet {TABLE} {OPEN}");
+    let text = match nft::run(&script).await {
+        Ok(text) => text,
+        Err(NftError::Refused(_)) => return Ok(Seen::Broken), // It is gone.
+        Err(error) => return Err(error),
+    };
+    let rule = format!("add rule inet {TABLE} {LAST} ");
+    let rules = plan.without_bypass().commands(TABLE);
+    let expected = rules.iter().filter(|line| line.starts_with(&rule)).count();
+
+    Ok(match parse_opened(&text) {
+        Opened::ForGood => Seen::Unlocked,
+        Opened::Not | Opened::For(_) if verdicts(&text) == expected => Seen::Whole,
+        Opened::Not | Opened::For(_) => Seen::Broken,
+    })
+}
+
+/// The rules in a listed chain, by their ends.
+fn verdicts(chain: &str) -> usize {
+    let ends = ["accept", "drop", "jump ways"];
+    let is_rule = |line: &&str| ends.iter().any(|end| line.trim_end().ends_with(end));
+
+    chain.lines().filter(is_rule).count()
+}
+
+/// Whether it stands and is not open.
+async fn is_closed() -> Result<bool, NftError> {
+    let script = format!("list chain inet {TABLE} {LAST}\nlist set inet {TABLE} {OPEN}");
+
+    match nft::run(&script).await {
+        Ok(text) => Ok(verdicts(&text) > 0 && parse_opened(&text) == Opened::Not),
+        Err(NftError::Refused(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether somebody opened it.

@@ -268,11 +268,11 @@ impl Plan {
             text.rule(chain, "goto refuse");
         }
         // What other programs' marks or translations led elsewhere after that.
-        text.chain("last", "type filter hook postrouting priority 350;");
-        self.free("last", "counter drop", text);
-        self.own("last", text);
-        text.rule("last", "jump ways");
-        text.rule("last", "counter drop");
+        text.chain(LAST, "type filter hook postrouting priority 350;");
+        self.free(LAST, "counter drop", text);
+        self.own(LAST, text);
+        text.rule(LAST, "jump ways");
+        text.rule(LAST, "counter drop");
     }
 
     /// Everything while the lock is open, and what stays on this machine or
@@ -356,6 +356,9 @@ pub(super) const OPEN: &str = "open";
 
 /// Families whose connections may still be older than the lock.
 pub(super) const YOUNG: &str = "young";
+
+/// The chain that what leaves passes last.
+pub(super) const LAST: &str = "last";
 
 const QUESTION: &str = "meta l4proto { tcp, udp } th dport 53";
 

@@ -6,8 +6,8 @@ pub(in crate::cli) const COMMANDS: &[Command] = &[
         usage: "[FLAGS]",
         arguments: Arguments::Flags,
         brief: "close the lock of -strict",
-        text: "Closes the lock of `-strict`: at boot, before there is a spoke, or to end `dtun unlock -for` before its time. \
-               It takes the flags of the spoke; of them `-bypass`, `-dns` and `-fwmark` say what \
+        text: "Closes the lock of `-strict`: at boot, before there is a spoke, or to end \
+               what `dtun unlock` began. It takes the flags of the spoke; of them `-bypass`, `-dns` and `-fwmark` say what \
                stays open. The spoke takes the lock over.",
     },
     Command {

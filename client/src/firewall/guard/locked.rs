@@ -1,0 +1,118 @@
+//! What the task does for a lock: it closes it, hears who touches it, lets it go
+//! for `dtun unlock` and takes it over again.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use dtun_shared::nft::{TableWatch, Touch};
+
+use super::super::hold::Hold;
+use super::super::lock::{self, Seen, Standing};
+use super::super::plan;
+use super::{BLIND, Guard};
+
+impl Guard {
+    /// Closes the lock, and keeps it from now on.
+    pub(super) async fn close(&mut self, watch: TableWatch) -> anyhow::Result<Standing> {
+        let before = std::mem::replace(&mut self.hold, Hold::Locked(watch));
+        self.locked.store(true, Ordering::Relaxed);
+        let wanted = self.plan();
+        self.behind = true;
+        let standing = lock::close(&wanted).await?;
+        let seen = self.hold.seen(&wanted).await?;
+        self.behind = false;
+        before.end().await;
+        self.see(seen).await;
+
+        Ok(standing)
+    }
+
+    /// Somebody else, or `dtun unlock`, changed the lock's table.
+    pub(super) async fn touched(&mut self, touch: io::Result<Touch>) {
+        match touch {
+            Ok(Touch::Elements(set)) if set == plan::OPEN => match lock::opened().await {
+                Ok(lock::Opened::ForGood) => self.unlock().await,
+                Ok(lock::Opened::For(time)) => tracing::warn!(
+                    for_at_most = time,
+                    "the lock of -strict is open: everything may leave this machine",
+                ),
+                Ok(lock::Opened::Not) => tracing::warn!("the lock of -strict is closed again"),
+                Err(error) => {
+                    tracing::debug!(%error, "failed to look at the lock");
+                    self.broken();
+                }
+            },
+            Ok(Touch::Elements(set)) if set == plan::YOUNG => {}
+            Ok(Touch::Elements(_) | Touch::Any) => self.broken(),
+            Err(error) => {
+                tracing::debug!(%error, "changes of the firewall are not told");
+                let at = Instant::now() + BLIND;
+                self.deaf.table = Some(at);
+                self.repair.get_or_insert(at);
+            }
+        }
+    }
+
+    /// Heeds what others did to the lock at the same time.
+    pub(super) async fn see(&mut self, seen: Seen) {
+        match seen {
+            Seen::Whole => {}
+            Seen::Broken => self.broken(),
+            Seen::Unlocked => self.unlock().await,
+        }
+    }
+
+    /// `dtun unlock`: from here on as without `-strict`, until `dtun lock`.
+    async fn unlock(&mut self) {
+        tracing::warn!(
+            "the lock of -strict was opened by `dtun unlock`: everything may leave this machine \
+             until `dtun lock` or the next start"
+        );
+        self.locked.store(false, Ordering::Relaxed);
+        self.repair = None;
+        self.hold.unlock();
+        self.behind = false;
+        let wanted = self.plan();
+        if let Err(error) = self.hold.put_up(&wanted).await {
+            tracing::warn!("the firewall stays without the tunnel's rules: {error}");
+        }
+        if let Err(error) = lock::remove().await {
+            tracing::error!("failed to remove the lock of -strict: {error}");
+            return;
+        }
+        self.hold.forget();
+        // A `dtun lock` at the same time.
+        self.lock_again(Ok(Touch::Any)).await;
+    }
+
+    /// Takes the lock over where somebody made its table again.
+    pub(super) async fn lock_again(&mut self, touch: io::Result<Touch>) {
+        let stands = match touch {
+            Ok(_) => lock::stands().await,
+            Err(error) => Err(error.into()),
+        };
+        match stands {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => {
+                tracing::debug!(%error, "changes of the firewall are not told");
+                self.deaf.table = Some(Instant::now() + BLIND);
+                return;
+            }
+        }
+        let Some(watch) = self.hold.take_watch() else {
+            return;
+        };
+        match Box::pin(self.close(watch)).await {
+            Ok(_) => tracing::warn!(
+                "the lock of -strict is closed again: only the tunnel and what -bypass names is \
+                 open"
+            ),
+            Err(error) => {
+                tracing::error!("failed to close the lock of -strict again: {error:#}");
+                self.repair = Some(Instant::now() + BLIND);
+            }
+        }
+    }
+}
