@@ -103,7 +103,9 @@ pub(crate) fn parse(
     }
 
     let log = log::Options::new(flags.log_format.unwrap_or_default(), flags.v, &env);
-    if !flags.asks() && !locks {
+    if locks {
+        warnings.extend(ignored_by_lock(&given));
+    } else if !flags.asks() {
         let tokens = config.iter().flat_map(|config| config.unless(&given));
         warnings.extend(ignored(tokens.chain(&given), flags.connect.is_some()));
     }
@@ -154,6 +156,23 @@ fn ignored<'a>(tokens: impl Iterator<Item = &'a Token>, is_spoke: bool) -> Vec<S
         .filter(|flag| given.contains(&flag.name) && flag.name != "id");
 
     flags.map(|flag| format!("-{} {text}", flag.name)).collect()
+}
+
+/// What to say of flags that a lock does not look at. Those of a file are left
+/// out: it is the spoke's.
+fn ignored_by_lock(given: &[Token]) -> Option<String> {
+    let mut names: Vec<_> = given
+        .iter()
+        .map(|token| format!("-{}", token.flag))
+        .filter(|flag| !LOCKS.contains(&flag.as_str()))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+
+    (!names.is_empty()).then(|| {
+        let names = names.join(", ");
+        format!("{names}: nothing to a lock, which looks at -bypass, -dns and -fwmark alone")
+    })
 }
 
 fn serve(
@@ -332,6 +351,19 @@ fn unlock(args: &[OsString]) -> Result<Invocation, Usage> {
         warnings: Vec::new(),
     })
 }
+
+/// The flags that `dtun lock` looks at, and those of every order.
+const LOCKS: [&str; 9] = [
+    "-bypass",
+    "-config",
+    "-dns",
+    "-fwmark",
+    "-h",
+    "-help",
+    "-log-format",
+    "-v",
+    "-version",
+];
 
 const KEEPALIVE: Duration = Duration::from_secs(25);
 

@@ -160,15 +160,22 @@ impl Steering {
         self.resolvers.clean_up().await;
     }
 
-    /// Puts everything up for a session, or brings it up to date.
+    /// Puts everything up for a session, or anew; names last after a failure.
     pub(crate) async fn stand(&mut self, lease: Lease) {
-        let (device, index) = (lease.device.clone(), lease.index);
         self.lease = Some(lease);
         self.read_list();
-        if !self.dns.is_empty() {
-            self.resolvers.set(&device, index, &self.dns).await;
+        if self.told.is_none() {
+            self.set_names().await;
         }
         self.put_up().await;
+    }
+
+    async fn set_names(&mut self) {
+        if let Some(Lease { device, index, .. }) = &self.lease
+            && !self.dns.is_empty()
+        {
+            self.resolvers.set(device, *index, &self.dns).await;
+        }
     }
 
     /// Says, once until there is a tunnel, what a lock does without one.
@@ -298,6 +305,7 @@ impl Steering {
         if let Some(first) = bypass.bad.first() {
             tracing::warn!(
                 lines = bypass.bad.len(),
+                file = %first.file.display(),
                 first = first.line,
                 text = first.text,
                 "lines of the bypass list are no networks",
@@ -327,13 +335,16 @@ impl Steering {
         };
         match result {
             Ok(()) => {
-                self.told = None;
+                let failed = self.told.take().is_some();
                 if self.what == Some(RouteWhat::Everything) && !self.asked_hub {
                     self.asked_hub = true;
                     tokio::spawn(forwarding::tell(lease.clone()));
                 }
                 let networks = routes.bypass().len();
                 tracing::debug!(networks, took = ?started.elapsed(), "routes stand");
+                if failed {
+                    self.set_names().await;
+                }
             }
             Err(error) => self.failed(&error).await,
         }
@@ -352,9 +363,10 @@ impl Steering {
         }
     }
 
-    /// Leaves nothing half done, says why once, and tries again.
+    /// Leaves nothing half done, names included, says why once, and tries again.
     async fn failed(&mut self, error: &NotRouted) {
         self.take_down().await;
+        self.resolvers.restore().await;
         let text = error.to_string();
         if self.told.as_ref() != Some(&text) {
             tracing::error!("nothing is routed into the tunnel: {text}");

@@ -636,6 +636,12 @@ fn lock_takes_the_spokes_flags_and_unlock_a_time() {
     };
     assert_eq!(config.bypass.unwrap().words.len(), 1);
     assert_eq!(config.fwmark, "7".parse().ok());
+    let said = |line: &str| parsed(line).unwrap().warnings;
+    assert_eq!(
+        said("lock -v -strict -bypass @private -tun dtun7 -dns 10.0.0.1 -fwmark 7 -strict"),
+        ["-strict, -tun: nothing to a lock, which looks at -bypass, -dns and -fwmark alone"]
+    );
+    assert_eq!(said("lock -bypass @private"), [""; 0]);
 
     let file = File::new("lock.conf", "route default\nbypass @private\nstrict", 0o600);
     let order = parsed(&format!("lock -config {}", file.0.display()))
@@ -733,6 +739,10 @@ fn routes_that_cannot_be_are_refused_with_the_fix() {
             "-route default -bypass /no/such/list",
             "-bypass /no/such/list: neither a network, nor @private, nor a file \
              (/no/such/list: No such file or directory (os error 2))",
+        ),
+        (
+            "-route default -bypass /dev/null",
+            "-bypass /dev/null: /dev/null is no regular file, and it is read again whenever it changes",
         ),
         (
             "-route default -table 252",

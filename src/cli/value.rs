@@ -216,8 +216,11 @@ pub(super) fn bypass(text: &str) -> Result<BypassSource, String> {
                 let path = path.display();
                 format!("neither a network, nor @private, nor a file ({path}: {error})")
             })?;
-            if metadata.is_dir() {
-                return Err(format!("{} is a directory", path.display()));
+            if !metadata.is_file() {
+                return Err(format!(
+                    "{} is no regular file, and it is read again whenever it changes",
+                    path.display()
+                ));
             }
         }
     }

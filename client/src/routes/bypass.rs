@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -41,11 +42,11 @@ impl BypassSource {
                 BypassWord::Net(net) => bypass.add(*net),
                 BypassWord::Private => PRIVATE.iter().for_each(|net| bypass.add(*net)),
                 BypassWord::File(path) => {
-                    let text = std::fs::read(path).map_err(|source| Unread {
+                    let text = read_regular(path).map_err(|source| Unread {
                         path: path.clone(),
                         source,
                     })?;
-                    bypass.add_lines(&String::from_utf8_lossy(&text));
+                    bypass.add_lines(&path.as_path().into(), &String::from_utf8_lossy(&text));
                 }
             }
         }
@@ -121,6 +122,7 @@ pub(crate) struct Bypass {
 /// A line of a file, counted from 1, and what stands there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BadLine {
+    pub(crate) file: Arc<Path>,
     pub(crate) line: usize,
     pub(crate) text: String,
 }
@@ -151,7 +153,7 @@ impl Bypass {
         }
     }
 
-    fn add_lines(&mut self, text: &str) {
+    fn add_lines(&mut self, file: &Arc<Path>, text: &str) {
         for (at, line) in text.lines().enumerate() {
             let word = line.split('#').next().unwrap_or_default().trim();
             if word.is_empty() {
@@ -160,6 +162,7 @@ impl Bypass {
             match network(word).filter(|net| net.prefix_len() > 0) {
                 Some(net) => self.add(net),
                 None => self.bad.push(BadLine {
+                    file: Arc::clone(file),
                     line: at + 1,
                     text: word.chars().take(SHOWN).collect(),
                 }),
@@ -186,6 +189,16 @@ impl Bypass {
                 .collect();
         }
     }
+}
+
+/// Reads a file that can be read again and again. A pipe would hold the caller
+/// up until somebody writes to it.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+
+    std::fs::read(path)
 }
 
 /// A network, or an address for the network of it alone.
@@ -239,7 +252,7 @@ mod tests {
 
     fn lines(text: &str) -> Bypass {
         let mut bypass = Bypass::default();
-        bypass.add_lines(text);
+        bypass.add_lines(&Path::new("list").into(), text);
         bypass.merge();
         bypass
     }
@@ -301,6 +314,16 @@ mod tests {
         assert_eq!(shown(&bypass), ["1.0.0.0/24"]);
         let bad: Vec<_> = bypass.bad.iter().map(|bad| bad.line).collect();
         assert_eq!(bad, [1, 3, 4]);
+        assert_eq!(*bypass.bad[0].file, *Path::new("list"));
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_read() {
+        let source: BypassSource = "/dev/null".parse().unwrap();
+
+        let said = source.read().unwrap_err().to_string();
+
+        assert_eq!(said, "/dev/null: not a regular file");
     }
 
     #[test]

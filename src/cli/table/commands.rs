@@ -8,7 +8,7 @@ pub(in crate::cli) const COMMANDS: &[Command] = &[
         brief: "close the lock of -strict",
         text: "Closes the lock of `-strict`: at boot, before there is a spoke, or to end \
                what `dtun unlock` began. It takes the flags of the spoke; of them `-bypass`, `-dns` and `-fwmark` say what \
-               stays open. The spoke takes the lock over.",
+               stays open, and the rest is nothing to it. The spoke takes the lock over.",
     },
     Command {
         name: "unlock",

@@ -64,7 +64,9 @@ pub(super) const FLAGS: &[Flag] = &[
         default: "",
         text: "What goes through the tunnel, without a script: `default` is everything but \
                the networks that the machine is in, a list is these networks alone. It is \
-               done by rules and tables of its own; the main table is not touched.",
+               done by rules and tables of its own; the main table is not touched. \
+               Where the hub has no IPv6 to the outside, `default` answers public IPv6 with \
+               \"no route\", also of networks behind other spokes: a list has them.",
     },
     Flag {
         name: "route-from",
