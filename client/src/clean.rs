@@ -14,12 +14,16 @@ use crate::routes::remove_leftovers;
 ///
 /// # Errors
 ///
-/// When the kernel does not let rules or tables go.
+/// When resolvers cannot be put back, or the kernel does not let rules or tables
+/// go; the rest is done all the same.
 pub async fn clean(state: Option<&Path>) -> anyhow::Result<()> {
-    dns::clean(state);
+    let names = dns::clean(state);
 
     let netlink = Netlink::new().context("failed to open netlink")?;
     remove_leftovers(&netlink)
         .await
-        .context("failed to remove the routes of a spoke that was killed")
+        .context("failed to remove the routes of a spoke that was killed")?;
+    anyhow::ensure!(names, "resolvers of a spoke that was killed are still set");
+
+    Ok(())
 }

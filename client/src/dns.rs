@@ -178,9 +178,10 @@ impl Resolvers {
 }
 
 /// Undoes what processes that were killed did to the machine's resolvers;
-/// `state` as for [`Resolvers::new`].
-pub(crate) fn clean(state: Option<&Path>) {
-    change::clean_up(&Places::system(state));
+/// `state` as for [`Resolvers::new`]. True if all of it is undone; what is not
+/// has been said.
+pub(crate) fn clean(state: Option<&Path>) -> bool {
+    change::clean_up(&Places::system(state))
 }
 
 /// Sees to it that what was set stands, for as long as this is polled.

@@ -465,6 +465,39 @@ fn at_the_fallback_the_machine_has_its_own_resolvers() {
     assert_eq!(asked(&path), ["10.0.0.1"]);
 }
 
+#[test]
+fn while_routes_fail_the_machine_has_its_own_resolvers() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("resolv.conf", THEIRS);
+    host.ip("rule add pref 20005 lookup main");
+    let path = etc(&host);
+    let flags = "-route default -table 500 -rule-pref 20000 -dns 10.0.0.1";
+    let flags: Vec<_> = flags.split(' ').collect();
+
+    let mut spoke = Spoke::start_on(host, &flags);
+    spoke.line("nothing is routed into the tunnel");
+    assert_eq!(fs::read_to_string(&path).unwrap(), THEIRS);
+    spoke.host.ip("rule del pref 20005");
+    spoke.line("resolvers set");
+
+    assert_eq!(asked(&path), ["10.0.0.1"]);
+    let way = spoke.host.ip("route get 203.0.113.9");
+    assert!(way.contains("dtun"), "{way}");
+}
+
+#[test]
+fn where_they_cannot_be_set_the_guard_is_let_go() {
+    let machine = Machine::new();
+    fs::create_dir(machine.resolv_conf()).unwrap();
+
+    let mut spoke = machine.spoke("");
+    spoke.line("failed to set the resolvers");
+
+    until_true("no child", SOON, || children(&spoke).is_empty());
+}
+
 /// A host with an `/etc` of its own, which is not a mount for each file.
 struct Machine {
     scratch: Scratch,
@@ -551,8 +584,16 @@ fn address_of(netns: &Netns, name: &str) -> String {
     said.split_whitespace().next().unwrap().to_owned()
 }
 
-/// The spoke's only child.
 fn guard_of(spoke: &Daemon) -> Option<u32> {
+    children(spoke).into_iter().find(|process| {
+        // Between its making and its start it is a copy of the spoke.
+        fs::read_to_string(format!("/proc/{process}/cmdline"))
+            .is_ok_and(|line| line.contains("-when-over"))
+    })
+}
+
+/// Those that it has not waited for are among them.
+fn children(spoke: &Daemon) -> Vec<u32> {
     let parent = format!(" {} ", spoke.id());
     let is_its_child = |process: &u32| {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
@@ -565,11 +606,7 @@ fn guard_of(spoke: &Daemon) -> Option<u32> {
         .unwrap()
         .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
         .filter(is_its_child)
-        .find(|process: &u32| {
-            // Between its making and its start it is a copy of the spoke.
-            fs::read_to_string(format!("/proc/{process}/cmdline"))
-                .is_ok_and(|line| line.contains("-when-over"))
-        })
+        .collect()
 }
 
 fn links(folder: &str) -> Vec<String> {

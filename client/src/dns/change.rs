@@ -56,7 +56,7 @@ pub(super) fn set(
     wish: &Wish,
     revoked: &AtomicBool,
 ) -> Result<Option<Guard>, ResolversError> {
-    let _lock = places.lock();
+    let lock = places.lock();
     if revoked.load(Ordering::Relaxed) {
         return Ok(None);
     }
@@ -72,16 +72,21 @@ pub(super) fn set(
     let path = keep(places, &record)?;
     let guard = places.guarded.then(|| Guard::post(&path)).flatten();
 
-    let by = stand(places, wish, &path, &mut record);
-    match &by {
+    match stand(places, wish, &path, &mut record) {
         Ok(by) => {
             let servers: Vec<_> = wish.servers.iter().map(ToString::to_string).collect();
             tracing::info!(servers = servers.join(","), by, "resolvers set");
+            Ok(guard)
         }
-        Err(_) => undo_locked(places, &path)?,
+        Err(error) => {
+            let undone = undo_locked(places, &path);
+            drop(lock); // The guard takes it before it leaves.
+            if let Some(guard) = guard {
+                guard.dismiss();
+            }
+            undone.and(Err(error))
+        }
     }
-
-    by.map(|_| guard)
 }
 
 /// Looks whether what was set for this device still stands, and sets it again
@@ -131,14 +136,16 @@ pub(super) fn undo(places: &Places, path: &Path) -> Result<(), ResolversError> {
     undo_locked(places, path)
 }
 
-/// Undoes what processes have left that are no more.
-pub(super) fn clean_up(places: &Places) {
+/// Undoes what processes have left that are no more; true if it was all undone.
+pub(super) fn clean_up(places: &Places) -> bool {
     let _lock = places.lock();
+    let mut undone = true;
     for path in record::all(&places.records) {
         let record = match Record::load(&path) {
             Ok(record) => record,
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "left alone");
+                undone = false;
                 continue;
             }
         };
@@ -147,6 +154,7 @@ pub(super) fn clean_up(places: &Places) {
         }
         if let Err(error) = undo_locked(places, &path) {
             tracing::warn!(%error, "failed to put back the resolvers that a crash left");
+            undone = false;
         }
     }
     for path in record::abandoned(&places.records) {
@@ -154,6 +162,8 @@ pub(super) fn clean_up(places: &Places) {
             tracing::debug!(path = %path.display(), %error, "left there");
         }
     }
+
+    undone
 }
 
 /// By which means the resolvers stand.

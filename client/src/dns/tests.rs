@@ -15,6 +15,22 @@ use super::*;
 
 const THEIRS: &str = "# NetworkManager\nsearch lan\nnameserver 192.0.2.53\n";
 
+#[test]
+fn what_cannot_be_put_back_is_told_to_whoever_cleans_up() {
+    let machine = Machine::new();
+    machine.set();
+    machine.kill();
+    fs::remove_file(&machine.places.resolv_conf).unwrap();
+    fs::create_dir(&machine.places.resolv_conf).unwrap();
+
+    assert!(!change::clean_up(&machine.places));
+    assert_eq!(machine.records().len(), 1);
+
+    fs::remove_dir(&machine.places.resolv_conf).unwrap();
+    assert!(change::clean_up(&machine.places));
+    assert!(machine.records().is_empty());
+}
+
 struct Machine {
     scratch: Scratch,
     places: Places,
