@@ -173,12 +173,17 @@ impl Entry {
     fn parse(family: Family, table: u32, message: &RouteMessage) -> Option<Self> {
         let header = &message.header;
         let (mut net, mut oif) = (family.everything().addr(), None);
+        // The kernel's own, of networks that a device is in, have the one (IPv4)
+        // or the other (IPv6).
+        let (mut has_source, mut metric) = (false, None);
         let mut of = u32::from(header.table);
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(address) => net = route::ip(address)?,
                 RouteAttribute::Oif(index) => oif = Some(*index),
                 RouteAttribute::Table(table) => of = *table,
+                RouteAttribute::PrefSource(_) => has_source = true,
+                RouteAttribute::Priority(given) => metric = Some(*given),
                 _ => {}
             }
         }
@@ -187,7 +192,8 @@ impl Entry {
             RouteType::Unicast => Lead::Device(oif?),
             _ => return None,
         };
-        let is_ours = of == table && header.protocol == RouteProtocol::Kernel;
+        let is_connected = has_source || metric == Some(CONNECTED6);
+        let is_ours = of == table && header.protocol == RouteProtocol::Kernel && !is_connected;
 
         is_ours.then_some(Self {
             net: IpNet::new(net, header.destination_prefix_length).ok()?,
@@ -196,6 +202,9 @@ impl Entry {
     }
 }
 
+/// `IP6_RT_PRIO_ADDRCONF` (linux/ipv6_route.h); ours get `IP6_RT_PRIO_USER`.
+const CONNECTED6: u32 = 256;
+
 /// What the kernel says of a table without routes, or of IPv6 where there is
 /// none.
 const NO_TABLE: &[libc::c_int] = &[libc::ENOENT, libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
@@ -203,6 +212,7 @@ const NO_TABLE: &[libc::c_int] = &[libc::ENOENT, libc::EAFNOSUPPORT, libc::EOPNO
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::process::Command;
 
     use super::*;
     use crate::netns::isolated;
@@ -255,6 +265,28 @@ mod tests {
             }
 
             assert_eq!(netlink.routes().await.unwrap(), before);
+        });
+    }
+
+    #[test]
+    fn networks_that_a_device_of_the_table_is_in_are_not_ours() {
+        isolated(|netlink| async move {
+            let tun = Tun::create("dtun%d", false, true).unwrap();
+            netlink.set_up(tun.index(), 1400).await.unwrap();
+            // As the kernel makes them in the table of a VRF.
+            for words in [
+                "addr add 10.9.0.1/32 dev dtun0",
+                "route add 10.9.0.0/24 dev dtun0 proto kernel scope link src 10.9.0.1 table 101",
+                "-6 route add fd00:9::/64 dev dtun0 proto kernel metric 256 table 101",
+            ] {
+                let status = Command::new("ip").args(words.split(' ')).status();
+                assert!(status.unwrap().success(), "{words}");
+            }
+            let theirs = netlink.routes().await.unwrap();
+
+            netlink.empty(101).await.unwrap();
+
+            assert_eq!(netlink.routes().await.unwrap(), theirs);
         });
     }
 
