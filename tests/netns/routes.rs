@@ -337,7 +337,7 @@ fn a_hub_that_does_not_forward_or_has_no_way_out_is_told() {
         ("", "the hub forwards"),
         (
             "sysctl -w net.ipv4.ip_forward=0",
-            "the hub does not forward",
+            "the hub does not seem to forward",
         ),
         ("ip route del default", "the hub has no way to the outside"),
     ] {

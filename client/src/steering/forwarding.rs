@@ -14,7 +14,7 @@ pub(super) async fn tell(lease: Lease) {
             "the hub has no way to the outside: give it a default route (there: ip route)"
         ),
         Ok(FirstHop::Silent) => tracing::warn!(
-            "the hub does not forward, so nothing comes back from beyond it \
+            "the hub does not seem to forward: nothing comes back from beyond it \
              (there: sysctl -w net.ipv4.ip_forward=1, and masquerade what comes from dtun*)"
         ),
         Err(error) => tracing::debug!(%error, "the hub was not asked whether it forwards"),

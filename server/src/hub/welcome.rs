@@ -55,10 +55,7 @@ pub(super) async fn say(netlink: Netlink, listen: SocketAddr, pools: Pools) {
         || format!("ADDRESS:{}", listen.port()),
         |ip| SocketAddr::new(ip, listen.port()).to_string(),
     );
-    let run = format!(
-        "dtun -connect {server} -key-file FILE \
-         -up scripts/up-split.sh -down scripts/down-split.sh"
-    );
+    let run = format!("dtun -connect {server} -key-file FILE -route default");
     if address.is_some() {
         tracing::info!(run, "on the laptop");
     } else {
