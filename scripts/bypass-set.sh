@@ -32,6 +32,7 @@ main() {
         *) fail "$where: it begins with nft:TABLE:, ipset:, firewalld: or file:/" ;;
     esac
     name=${where##*:}
+    [ "$put" != put_in_file ] || name=${where#file:}
 
     mkdir -p "$state"
     good=$state/$(echo "$where" | tr -c 'A-Za-z0-9.\n-' _)
@@ -160,7 +161,9 @@ changed() {
 }
 
 put_in_file() {
-    # It is renamed where it stands, so that no reader finds half of it.
+    # It is renamed where it stands, so that no reader finds half of it, and
+    # whoever could read the old one can read it.
+    [ ! -e "$name" ] || cp -p "$name" "$name.new"
     cat "$1" >"$name.new" && mv "$name.new" "$name"
 }
 

@@ -2,9 +2,10 @@
 //! with a list that is not to be trusted.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -191,14 +192,18 @@ fn a_file_is_the_list_itself() {
     for tools in TOOLS {
         let machine = Machine::new(tools);
         machine.list("list", "1.0.2.0/23\n1.0.3.0/24\nfd00::/8\n");
-        let out = machine.scratch.path("out");
+        let out = machine.scratch.path("out:1");
+        fs::write(&out, "1.0.0.0/24\n").unwrap();
+        fs::set_permissions(&out, Permissions::from_mode(0o604)).unwrap();
 
         machine.fill(&format!("file:{out}"), &["list"]).unwrap();
 
         assert_eq!(
-            machine.scratch.read("out"),
+            machine.scratch.read("out:1"),
             "1.0.2.0/23\nfd00:0:0:0:0:0:0:0/8\n"
         );
+        let mode = fs::metadata(&out).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o604);
     }
 }
 
