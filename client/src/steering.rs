@@ -7,6 +7,7 @@
 
 mod forwarding;
 mod sysctl;
+mod told;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -16,13 +17,13 @@ use dtun_shared::leaving::Leaving;
 use dtun_shared::link::{Change, Netlink};
 use dtun_shared::mark::Mark;
 use dtun_shared::meta::Addresses;
-use dtun_shared::nft::NftError;
 
 use crate::config::SpokeConfig;
 use crate::dns::Resolvers;
 use crate::firewall::{Ending, Firewall, Settings};
 use crate::routes::{BypassSource, NotRouted, Place, Plan, RouteWhat, Routes};
 use dtun_shared::repairs::Repairs;
+use told::tell_no_firewall;
 
 /// Rules, firewall and resolvers of the tunnel.
 #[derive(Debug)]
@@ -374,28 +375,6 @@ impl Steering {
         }
         self.look.anew = true;
         self.due = Some(Instant::now() + AGAIN);
-    }
-}
-
-/// Says it once, until it works again.
-fn tell_no_firewall(result: Result<(), NftError>, locked: bool, told: &mut bool) {
-    let first = !std::mem::replace(told, result.is_err());
-    let Err(error) = result else {
-        return;
-    };
-    if first && locked {
-        tracing::warn!(
-            %error,
-            "-strict: the lock has not got the tunnel's rules: nothing passes by the tunnel \
-             either, until they can be put up",
-        );
-    } else if first {
-        tracing::warn!(
-            %error,
-            "the firewall has not got the tunnel's rules: what comes in by the uplink may be \
-             answered into the tunnel, a strict rp_filter drops the hub's datagrams, and \
-             questions for names may leave beside -dns",
-        );
     }
 }
 
