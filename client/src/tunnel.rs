@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dtun_shared::dtls::CipherSuite;
-use dtun_shared::link::{Netlink, RouteKind, Via};
+use dtun_shared::link::{GROUP_OF_SPOKES, Netlink, RouteKind, Via};
 use dtun_shared::meta::Addresses;
 use dtun_shared::pmtu::carried;
 use dtun_shared::tun::{DeviceError, Tun};
@@ -80,6 +80,11 @@ impl Tunnel {
             routed: Vec::new(),
         };
         if !attached {
+            // Filters of other spokes know it by that.
+            netlink
+                .set_group(tunnel.index(), GROUP_OF_SPOKES)
+                .await
+                .map_err(setup("set the device's group"))?;
             netlink
                 .quiet(tunnel.index(), tunnel.tun.name())
                 .await

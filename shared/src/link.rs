@@ -38,6 +38,12 @@ pub use rule::{Family, Rule, Then, Transport};
 pub use table::{Entry, Lead};
 pub use watch::{Change, Changes};
 
+/// The link group of every hub's devices, "dt" in ASCII.
+pub const GROUP_OF_HUBS: u32 = 0x6474;
+
+/// The link group of the devices that spokes have made.
+pub const GROUP_OF_SPOKES: u32 = 0x6475;
+
 /// A handle on the kernel's network configuration.
 #[derive(Clone, Debug)]
 pub struct Netlink {

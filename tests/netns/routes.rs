@@ -262,6 +262,9 @@ fn a_second_tunnel_finds_room_beside_the_first_and_both_leave_nothing() {
 
     let mut second = picture.spoke(&laptop, &["-id", "second", "-route", "192.0.2.0/24"]);
     second.line("tunnel up");
+    // By that the filter of each knows the other's device, whatever its name.
+    let ours = laptop.ip("-o link show group 25717");
+    assert!(ours.contains("dtun0") && ours.contains("dtun1"), "{ours}");
     assert_eq!(way(&laptop, "192.0.2.1"), "dtun1");
     assert_eq!(way(&laptop, "192.0.3.1"), "dtun0");
 

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
+use dtun_shared::link::{GROUP_OF_HUBS, GROUP_OF_SPOKES};
 use dtun_shared::mark::Mark;
 
 use crate::routes::Bypass;
@@ -210,7 +211,8 @@ impl Plan {
     /// not by the main table.
     fn pass_others(&self, chain: &str, text: &mut Text) {
         if self.lock.is_none() {
-            text.rule(chain, r#"iifname "dtun*" return"#);
+            let groups = join(&[GROUP_OF_HUBS, GROUP_OF_SPOKES]);
+            text.rule(chain, &format!("iifgroup {{ {groups} }} return"));
         }
     }
 

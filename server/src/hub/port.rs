@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dtun_shared::datapath::{Datapath, Key};
-use dtun_shared::link::{Netlink, Via};
+use dtun_shared::link::{GROUP_OF_HUBS, Netlink, Via};
 use dtun_shared::tun::{DeviceError, Tun};
 use ipnet::IpNet;
 use tokio::task::JoinHandle;
@@ -230,8 +230,8 @@ async fn configure(netlink: &Netlink, tun: &Tun, plan: Plan<'_>) -> io::Result<(
     Ok(())
 }
 
-/// The link group of every hub's devices, "dt" in ASCII: `ip link show group 25716`.
-pub(crate) const GROUP: u32 = 0x6474;
+/// The link group of every hub's devices: `ip link show group 25716`.
+pub(crate) const GROUP: u32 = GROUP_OF_HUBS;
 
 /// As in /etc/iproute2/rt_protos.
 const PROTO_STATIC: u8 = 4;
