@@ -452,7 +452,8 @@ impl Laptop {
 
     /// What a resolver answers: its name, and whom it saw.
     fn ask(&self, by: &[&str], protocol: &str, server: &str) -> Result<String, String> {
-        let line = "exec 3<>/dev/$0/$1/53; echo who? >&3; /bin/dd bs=99 count=1 <&3 2>/dev/null";
+        let line =
+            "exec 3<>/dev/$0/$1/53 || exit; echo who? >&3; /bin/dd bs=99 count=1 <&3 2>/dev/null";
         self.bash(by, line, [protocol, server])
     }
 
