@@ -81,13 +81,18 @@ fn bare(word: &str) -> Result<RouteFrom, String> {
 fn user(name: &str) -> Option<RouteFrom> {
     let id = || User::from_name(name).ok()?.map(|user| user.uid.as_raw());
 
-    name.parse().ok().or_else(id).map(RouteFrom::User)
+    number(name).or_else(id).map(RouteFrom::User)
 }
 
 fn group(name: &str) -> Option<RouteFrom> {
     let id = || Group::from_name(name).ok()?.map(|group| group.gid.as_raw());
 
-    name.parse().ok().or_else(id).map(RouteFrom::Group)
+    number(name).or_else(id).map(RouteFrom::Group)
+}
+
+/// An id; the highest number is that of nobody, for the kernel.
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
 }
 
 #[cfg(test)]
@@ -115,6 +120,7 @@ mod tests {
     fn what_is_nobody_is_refused_with_the_fix() {
         for (text, why) in [
             ("user:nobody-here", "there is no user nobody-here"),
+            ("user:4294967295", "there is no user 4294967295"),
             ("0.0.0.0/0", "0.0.0.0/0 is everybody: leave -route-from out"),
             ("1000", "a number wants user: or group: before it"),
             ("eth77", "a device that comes later dev:"),

@@ -154,6 +154,8 @@ impl Bypass {
     }
 
     fn add_lines(&mut self, file: &Arc<Path>, text: &str) {
+        // Some editors put a mark before the first line.
+        let text = text.trim_start_matches('\u{feff}');
         for (at, line) in text.lines().enumerate() {
             let word = line.split('#').next().unwrap_or_default().trim();
             if word.is_empty() {
@@ -305,6 +307,14 @@ mod tests {
             ["1.0.0.0/23", "8.8.8.8/32", "2001:db8::/32"]
         );
         assert_eq!(bypass.bad, []);
+    }
+
+    #[test]
+    fn a_mark_before_the_first_line_is_none_of_it() {
+        let bypass = lines("\u{feff}1.0.0.0/24");
+
+        assert_eq!(shown(&bypass), ["1.0.0.0/24"]);
+        assert!(bypass.bad.is_empty());
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) struct Taken {
 /// Removes what is left of any run that no longer runs.
 pub(crate) async fn remove(netlink: &Netlink, place: Place) -> io::Result<()> {
     let rules = all_rules(netlink).await?;
-    for block in found(&rules) {
+    for block in found(&rules, place) {
         if is_alive(netlink, &block.tables).await? {
             continue;
         }
@@ -85,8 +85,10 @@ struct Found {
     tables: HashSet<u32>,
 }
 
-/// The runs that the rules tell of.
-fn found(rules: &[Rule]) -> Vec<Found> {
+/// The runs that the rules tell of, with what has their shape; of a rule that
+/// others may have too, the first that is made, only where ours stand.
+fn found(rules: &[Rule], place: Place) -> Vec<Found> {
+    let is_place = |start: &u32| (0..BLOCKS).any(|at| place.block(at).pref == *start);
     let ours = |rule: &&Rule| rule.protocol == KERNEL && !rule.other;
     let leaps = |rule: &Rule| rule.mark.is_some() && rule.then == Then::Goto(rule.pref + OWN);
     let is_own = |rule: &Rule| {
@@ -98,7 +100,10 @@ fn found(rules: &[Rule]) -> Vec<Found> {
         .iter()
         .filter(ours)
         .filter_map(|rule| {
-            let own = || is_own(rule).then(|| rule.pref.checked_sub(OWN)).flatten();
+            let own = || {
+                let start = is_own(rule).then(|| rule.pref.checked_sub(OWN)).flatten();
+                start.filter(is_place)
+            };
             leaps(rule).then_some(rule.pref).or_else(own)
         })
         .collect();
@@ -192,6 +197,10 @@ mod tests {
         table: 500,
         pref: 100,
     };
+    const PLACE: Place = Place {
+        table: Some(BLOCK.table),
+        pref: Some(BLOCK.pref),
+    };
 
     fn theirs() -> Vec<Rule> {
         let rule = |pref, then| Rule {
@@ -207,6 +216,10 @@ mod tests {
             rule(105, Then::Lookup(500)),
             marked(rule(200, Then::Goto(209))),
             marked(rule(209, Then::Lookup(MAIN))),
+            Rule {
+                mark: Some(Mark::DEFAULT),
+                ..Rule::new(Family::Ip4, 700, Then::Lookup(MAIN))
+            },
             Rule::new(Family::Ip4, 32766, Then::Lookup(MAIN)),
         ]
     }
@@ -231,8 +244,8 @@ mod tests {
     fn a_run_is_known_by_its_rules_and_nobody_elses_are_taken_for_its() {
         let all = [theirs(), ours()].concat();
 
-        let [found] = &found(&all)[..] else {
-            panic!("{:?}", found(&all));
+        let [found] = &found(&all, PLACE)[..] else {
+            panic!("{:?}", found(&all, PLACE));
         };
 
         assert_eq!(found.rules.len(), ours().len());
@@ -240,7 +253,7 @@ mod tests {
         assert_eq!(found.tables, HashSet::from([500, 501]));
         let last: Vec<_> = found.rules[8..].iter().map(|rule| rule.pref).collect();
         assert_eq!(last, [100, 100, 109, 109]);
-        assert_eq!(super::found(&theirs()), []);
+        assert_eq!(super::found(&theirs(), PLACE), []);
     }
 
     #[test]
@@ -249,7 +262,10 @@ mod tests {
         for steps in 1..=order.len() {
             let all = [theirs(), order[..steps].to_vec()].concat();
 
-            let found: Vec<_> = found(&all).into_iter().flat_map(|run| run.rules).collect();
+            let found: Vec<_> = found(&all, PLACE)
+                .into_iter()
+                .flat_map(|run| run.rules)
+                .collect();
 
             assert_eq!(found.len(), steps, "{found:?}");
         }
