@@ -25,6 +25,7 @@ pub mod pmtu;
 pub mod record;
 pub mod repairs;
 pub mod replay;
+pub mod service;
 pub mod signal;
 pub mod sleep;
 pub mod status;
