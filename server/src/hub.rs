@@ -32,10 +32,11 @@ use dtun_shared::gauge::Gauge;
 use dtun_shared::link::{Netlink, Via};
 use dtun_shared::meta::SpokeMeta;
 use dtun_shared::stop::Stop;
+use dtun_shared::timer::at;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{interval, sleep_until};
+use tokio::time::interval;
 
 use crate::HubConfig;
 use crate::lease::Leases;
@@ -112,19 +113,13 @@ impl Hub {
 
         loop {
             let due = self.due();
-            let timer = async {
-                match due {
-                    Some(due) => sleep_until(due.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 stop = &mut stop => return Ok(stop),
                 event = self.events.recv() => match event {
                     Some(event) => self.handle_events(event).await,
                     None => return self.wire_failed().await,
                 },
-                () = timer => self.handle_due().await,
+                () = at(due) => self.handle_due().await,
                 () = shared.missed.notified() => self.handle_due().await,
                 // What changed while a write was running is in the next, at once:
                 // a kill then finds every device named.

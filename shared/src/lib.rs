@@ -31,5 +31,6 @@ pub mod sleep;
 pub mod status;
 pub mod stop;
 mod sys;
+pub mod timer;
 pub mod tun;
 pub mod udp;

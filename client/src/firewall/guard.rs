@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use dtun_shared::link::{Change, Changes, Netlink};
 use dtun_shared::nft::{NftError, Owner, TableWatch};
+use dtun_shared::repairs::Repairs;
+use dtun_shared::timer::at;
 use tokio::sync::{mpsc, oneshot};
 
 use super::hold::{Broken, Hold};
@@ -19,7 +21,6 @@ use super::plan::{End, Plan, is_plain};
 use super::{Ending, Settings, inside_now, lock};
 use crate::routes::Bypass;
 use crate::steering::Lease;
-use dtun_shared::repairs::Repairs;
 
 /// What the task is asked for.
 #[derive(Debug)]
@@ -372,14 +373,6 @@ async fn not_before(time: Option<Instant>) {
 /// for good.
 fn later(failures: u32) -> Duration {
     (BLIND * (1 << failures.min(5))).min(RARE)
-}
-
-/// Waits until then, or for ever.
-async fn at(timer: Option<Instant>) {
-    match timer {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The lock may not be open for as long as a second.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use dtun_shared::leaving::Leaving;
 use dtun_shared::link::Change;
 use dtun_shared::sleep::{Wakes, slept};
+use dtun_shared::timer::at;
 use tokio::time::sleep;
 
 use super::Spoke;
@@ -318,14 +319,6 @@ pub(super) async fn next_wake(wakes: &mut Option<Wakes>) {
         }
     }
     std::future::pending().await
-}
-
-/// Waits until then, or for ever.
-async fn at(timer: Option<Instant>) {
-    match timer {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// How long the resolver may take before the last good addresses are tried.

@@ -16,9 +16,9 @@ use dtun_shared::dtls::alert::{Alert, Level};
 use dtun_shared::dtls::header::{ContentType, Look, look, records};
 use dtun_shared::meta::{Content, Control, SpokeMeta};
 use dtun_shared::packet::vnet::VnetHeader;
+use dtun_shared::timer::at;
 use dtun_shared::udp::Path;
 use tokio::sync::mpsc;
-use tokio::time::sleep_until;
 
 use crate::handshake::{Handshakes, Verdict};
 use crate::hub::counters::Dropped;
@@ -114,17 +114,11 @@ impl Wire {
     pub(super) async fn run(mut self) {
         loop {
             let due = self.handshakes.poll_timeout();
-            let timer = async {
-                match due {
-                    Some(due) => sleep_until(due.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 // Sessions before strangers.
                 biased;
                 () = self.events.closed() => break,
-                () = timer => self.handle_timeout(Instant::now()),
+                () = at(due) => self.handle_timeout(Instant::now()),
                 Some(slow) = self.inbox.slow.recv() => self.handle(slow),
                 Some(stray) = self.inbox.strays.recv() => self.handle_stray(stray),
                 else => break,

@@ -8,6 +8,7 @@ use dtun_shared::claim::Claim;
 use dtun_shared::nft::{self, NftError, TableWatch, Touch};
 use dtun_shared::repairs::Repairs;
 use dtun_shared::stop::Stop;
+use dtun_shared::timer::at;
 use ipnet::IpNet;
 use tokio::sync::{oneshot, watch};
 use tokio::time::interval;
@@ -180,14 +181,6 @@ pub(super) async fn remove(table: &str) -> anyhow::Result<()> {
     nft::run(&format!("table inet {table}\ndelete table inet {table}")).await?;
 
     Ok(())
-}
-
-/// Waits until then, or for ever.
-async fn at(timer: Option<Instant>) {
-    match timer {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The spokes may not be cut off for as long as a second.
