@@ -180,15 +180,12 @@ const LONGEST_STRAY: usize = RECORD_HEADER + MAX_CIPHERTEXT;
 
 #[cfg(test)]
 mod tests {
-    use dtun_shared::dtls::CipherSuite;
     use dtun_shared::dtls::header::{RecordHeader, emit_plaintext};
-    use dtun_shared::dtls::schedule::{DirectionKey, MasterSecret, Secrets};
-    use dtun_shared::record::{Opener, Sealer};
     use dtun_shared::udp::socket::UdpSocket;
     use tokio::sync::{Notify, mpsc};
 
     use super::*;
-    use crate::handshake::Established;
+    use crate::bench::established;
     use crate::hub::counters::Counters;
     use crate::session::Sessions;
 
@@ -226,26 +223,11 @@ mod tests {
         }
 
         fn session(&self) -> Arc<Session> {
-            let suite = CipherSuite::Gcm;
-            let key = DirectionKey::new([1; 16], [2; 4]);
-            let established = Established {
-                peer: self.path.peer,
-                hint: "a".to_owned(),
-                secrets: Secrets {
-                    suite,
-                    client_random: [1; 32],
-                    server_random: [2; 32],
-                    master_secret: MasterSecret::new([3; 48]),
-                },
-                sealer: Arc::new(Sealer::new(suite, &key, 1, 0)),
-                opener: Opener::new(suite, &key, 1),
-                only_ccm8: false,
-            };
             let lane = Arc::clone(&self.lane);
 
             Arc::new(Session::new(
                 1,
-                established,
+                established(self.path.peer),
                 self.path,
                 lane,
                 Instant::now(),
