@@ -11,14 +11,14 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use dtun_shared::signal::ignore_requests_to_end;
 
 use super::change::undo;
 use super::places::Places;
+use super::programs::wait_for;
 
 /// The process; it undoes the record when this is dropped.
 #[derive(Debug)]
@@ -38,14 +38,11 @@ impl Guard {
     /// Lets it go and waits until it has.
     pub(super) fn dismiss(mut self) {
         drop(self.0.stdin.take());
-        let start = Instant::now();
-        while start.elapsed() < PATIENCE {
-            match self.0.try_wait() {
-                Ok(None) => thread::sleep(PAUSE),
-                Ok(Some(_)) | Err(_) => return,
-            }
+        match wait_for(&mut self.0, PATIENCE) {
+            Ok(Some(_)) => {}
+            Ok(None) => tracing::debug!("the guard of the resolvers is slow to leave"),
+            Err(error) => tracing::debug!(%error, "the guard of the resolvers is not waited for"),
         }
-        tracing::debug!("the guard of the resolvers is slow to leave");
     }
 }
 
@@ -89,5 +86,3 @@ const KEPT: [&str; 4] = ["PATH", "RUST_LOG", "NO_COLOR", "JOURNAL_STREAM"];
 
 /// It has nothing to do then but to see that.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-const PAUSE: Duration = Duration::from_millis(2);

@@ -21,14 +21,11 @@ pub(super) fn set_resolved(
     device: &str,
     servers: &[IpAddr],
 ) -> Result<(), ProgramError> {
-    let mut result = try_resolved(places, device, servers);
-    for _ in 0..TRIES {
-        if result.is_ok() || !places.resolved.exists() {
-            break;
-        }
-        thread::sleep(TRY_AGAIN);
+    let mut result = Ok(());
+    eventually(|| {
         result = try_resolved(places, device, servers);
-    }
+        result.is_ok() || !places.resolved.exists()
+    });
 
     result
 }
@@ -44,13 +41,7 @@ pub(super) fn is_missing_from_resolved(places: &Places, servers: &[IpAddr]) -> b
         })
     };
 
-    (0..TRIES).all(|_| {
-        let missing = is_missing();
-        if missing {
-            thread::sleep(TRY_AGAIN);
-        }
-        missing
-    })
+    !eventually(|| !is_missing())
 }
 
 /// Whether resolv.conf has our servers first, or is resolvconf's and names a
@@ -61,6 +52,15 @@ pub(super) fn is_asked_by_resolvconf(places: &Places, servers: &[IpAddr]) -> boo
 
     asked.first().map(SocketAddr::ip).as_ref() == servers.first()
         || (is_local && is_of_resolvconf(places))
+}
+
+/// Asks until the answer is yes, but for half a second only.
+fn eventually(mut ask: impl FnMut() -> bool) -> bool {
+    ask()
+        || (0..TRIES).any(|_| {
+            thread::sleep(TRY_AGAIN);
+            ask()
+        })
 }
 
 fn try_resolved(places: &Places, device: &str, servers: &[IpAddr]) -> Result<(), ProgramError> {
@@ -244,20 +244,30 @@ fn read_aside(pipe: ChildStderr) -> mpsc::Receiver<String> {
 
 /// Waits for its end, and brings it about at the deadline.
 fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    let status = wait_for(child, PATIENCE)?;
+    if status.is_none() {
+        child.kill()?;
+        child.wait()?;
+    }
+
+    Ok(status)
+}
+
+/// Waits for a child's end; none if it takes longer than that.
+pub(super) fn wait_for(child: &mut Child, patience: Duration) -> io::Result<Option<ExitStatus>> {
     let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < patience {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
         thread::sleep(PAUSE);
     }
-    child.kill()?;
-    child.wait()?;
 
     Ok(None)
 }
 
-/// After systemd-resolved did not know the device.
+/// systemd-resolved may hear of a device, and write down what it was told, a
+/// little later than we look.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 const TRIES: usize = 5;
 
@@ -268,7 +278,7 @@ const RESOLVCONF: &str = "resolvconf";
 /// D-Bus itself waits for 25 s; these programs take a few milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// How long to wait for what is still in the pipe after the end.
 const DRAIN: Duration = Duration::from_millis(200);
