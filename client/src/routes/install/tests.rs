@@ -18,9 +18,7 @@ use super::*;
 #[test]
 fn broken_off_at_any_step_it_holds_nothing_up_and_the_next_start_removes_it() {
     isolated(|machine| async move {
-        let before = machine.state().await;
-        let mut steps = 0;
-        loop {
+        let round = async |steps| {
             let tun = machine.tunnel().await;
             let mut routes = machine.routes("10.0.0.0/8,192.0.2.0/24,fc00::/7");
             let index = tun.index();
@@ -46,22 +44,17 @@ fn broken_off_at_any_step_it_holds_nothing_up_and_the_next_start_removes_it() {
             }
 
             machine.routes("10.0.0.0/8").clean_up().await.unwrap();
-            assert_eq!(machine.state().await, before, "step {steps}");
-            if is_done {
-                break;
-            }
-            steps += 1;
-        }
-        assert!(steps > 20, "only {steps} steps");
+
+            is_done
+        };
+        machine.broken_off_at_each_step(20, round).await;
     });
 }
 
 #[test]
 fn another_list_is_taken_over_without_a_moment_outside_and_can_be_broken_off() {
     isolated(|machine| async move {
-        let before = machine.state().await;
-        let mut steps = 0;
-        loop {
+        let round = async |steps| {
             let tun = machine.tunnel().await;
             let mut routes = machine.routes("192.0.2.0/24");
             routes.prepare(tun.index()).await.unwrap();
@@ -81,22 +74,17 @@ fn another_list_is_taken_over_without_a_moment_outside_and_can_be_broken_off() {
             }
             routes.remove().await.unwrap();
             drop(tun);
-            assert_eq!(machine.state().await, before, "step {steps}");
-            if is_done {
-                break;
-            }
-            steps += 1;
-        }
-        assert!(steps > 10, "only {steps} steps");
+
+            is_done
+        };
+        machine.broken_off_at_each_step(10, round).await;
     });
 }
 
 #[test]
 fn a_removal_that_was_broken_off_at_any_step_is_finished_by_the_next() {
     isolated(|machine| async move {
-        let before = machine.state().await;
-        let mut steps = 0;
-        loop {
+        let round = async |steps| {
             let tun = machine.tunnel().await;
             let mut routes = machine.routes("192.0.2.0/24,fc00::/7");
             routes.prepare(tun.index()).await.unwrap();
@@ -109,13 +97,10 @@ fn a_removal_that_was_broken_off_at_any_step_is_finished_by_the_next() {
             routes.remove().await.unwrap();
 
             drop(tun);
-            assert_eq!(machine.state().await, before, "step {steps}");
-            if is_done {
-                break;
-            }
-            steps += 1;
-        }
-        assert!(steps > 10, "only {steps} steps");
+
+            is_done
+        };
+        machine.broken_off_at_each_step(10, round).await;
     });
 }
 
@@ -218,6 +203,22 @@ impl Machine {
         let hop = self.netlink.route_to(to.parse().unwrap()).await.unwrap();
 
         hop.unwrap_or_else(|| panic!("no way to {to}")).oif
+    }
+
+    /// Runs rounds that break something off after 0, 1, 2.. steps, until one says
+    /// that it was done by then; each leaves the machine as it was.
+    async fn broken_off_at_each_step(&self, least: usize, round: impl AsyncFn(usize) -> bool) {
+        let before = self.state().await;
+        let mut steps = 0;
+        loop {
+            let is_done = round(steps).await;
+            assert_eq!(self.state().await, before, "step {steps}");
+            if is_done {
+                break;
+            }
+            steps += 1;
+        }
+        assert!(steps > least, "only {steps} steps");
     }
 
     /// Rules, and routes of every table.
