@@ -36,9 +36,7 @@ END
 main() {
     options "$@"
     needs ip:iproute2 tc:iproute2 iperf3:iperf3 ping:iputils-ping
-    dtun=${DTUN:-${CARGO_TARGET_DIR:-target}/release/dtun}
-    [ -n "${DTUN:-}" ] || cargo build --release --quiet
-    dtun=$(realpath "$dtun")
+    build_dtun
 
     work=$(mktemp -d)
     trap clean EXIT

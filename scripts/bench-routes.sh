@@ -9,6 +9,8 @@
 # Prints medians. As root; scripts/bench-routes.sh -h tells the options.
 set -eu
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/bench/options.sh
+. scripts/bench/options.sh
 # shellcheck source=scripts/bench/network.sh
 . scripts/bench/network.sh
 
@@ -26,13 +28,8 @@ END
 
 main() {
     options "$@"
-    [ "$(id -u)" = 0 ] || fail 'needs root: run it with sudo'
-    for wanted in ip:iproute2 nft:nftables iperf3:iperf3 ping:iputils-ping; do
-        command -v "${wanted%:*}" >/dev/null || fail "${wanted%:*} is missing: install ${wanted#*:}"
-    done
-    dtun=${DTUN:-${CARGO_TARGET_DIR:-target}/release/dtun}
-    [ -n "${DTUN:-}" ] || cargo build --release --quiet
-    dtun=$(realpath "$dtun")
+    needs ip:iproute2 nft:nftables iperf3:iperf3 ping:iputils-ping
+    build_dtun
 
     work=$(mktemp -d)
     trap clean EXIT
@@ -45,7 +42,7 @@ main() {
         round=$((round + 1))
         packets 0
         for networks in $sizes; do
-            list "$networks"
+            write_list "$networks"
             by_batch "$networks"
             by_dtun "$networks"
         done
@@ -56,23 +53,21 @@ main() {
 
 options() {
     sizes='1 10000 100000' rounds=3 seconds=4
-    while [ $# -gt 0 ]; do
-        case $1 in
-            -h | -help | --help)
-                usage
-                exit
-                ;;
-        esac
-        [ $# -gt 1 ] || fail "$1 wants a value, or is no option; -h tells all"
-        case $1 in
-            -networks) sizes=$(echo "$2" | tr , ' ') ;;
-            -rounds) rounds=$2 ;;
-            -seconds) seconds=$2 ;;
-            *) fail "no option $1; -h tells all" ;;
-        esac
-        shift 2
-    done
+    read_options "$@"
+    # shellcheck disable=SC2086 # several numbers
+    numbers $sizes "$rounds" "$seconds"
 }
+
+option() {
+    case $1 in
+        -networks) sizes=$(list "$2") ;;
+        -rounds) rounds=$2 ;;
+        -seconds) seconds=$2 ;;
+        *) return 1 ;;
+    esac
+}
+
+flag() { return 1; }
 
 network() {
     hosts
@@ -99,8 +94,8 @@ hub() {
     other iperf.log hub iperf3 -s -B 203.0.113.1
 }
 
-# list N: networks of which no two are neighbours, and the one that is measured.
-list() {
+# write_list N: networks of which no two are neighbours, and the one that is measured.
+write_list() {
     awk -v n="$1" 'BEGIN {
         print "203.0.113.0/25"
         for (i = 1; i < n; i++) printf "%d.%d.%d.0/25\n", 100 + i / 65536, i / 256 % 256, i % 256

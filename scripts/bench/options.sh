@@ -1,7 +1,8 @@
 # shellcheck shell=sh
-# The options of a bench, and what it needs of the machine. The bench defines
-# `usage`, `fail`, and what its options mean: `option NAME VALUE` and, for those
-# without a value, `flag NAME`; both fail for a name that they do not know.
+# The options of a bench, what it needs of the machine, and the program that is
+# measured. The bench defines `usage`, `fail`, and what its options mean:
+# `option NAME VALUE` and, for those without a value, `flag NAME`; both fail for
+# a name that they do not know.
 
 read_options() {
     while [ $# -gt 0 ]; do
@@ -39,4 +40,11 @@ needs() {
     for wanted; do
         command -v "${wanted%:*}" >/dev/null || fail "${wanted%:*} is missing: install ${wanted#*:}"
     done
+}
+
+# Builds the program, unless DTUN names one; $dtun is its path.
+build_dtun() {
+    dtun=${DTUN:-${CARGO_TARGET_DIR:-target}/release/dtun}
+    [ -n "${DTUN:-}" ] || cargo build --release --quiet
+    dtun=$(realpath "$dtun")
 }

@@ -57,12 +57,6 @@ prepare() {
     programs=$ready
 }
 
-build_dtun() {
-    dtun=${DTUN:-${CARGO_TARGET_DIR:-target}/release/dtun}
-    [ -n "${DTUN:-}" ] || cargo build --release --quiet
-    dtun=$(realpath "$dtun")
-}
-
 note() {
     echo "# $1 $2" >>"$samples"
 }
