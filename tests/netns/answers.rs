@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
-use crate::network::{Host, connect, forward, track};
+use crate::network::{Host, connect, forward, lan, track};
 use crate::picture::{HUB_AT_WWW4, HUB_AT_WWW6, PATIENCE, Picture, WWW4, WWW6, seen};
 use crate::traffic::{Flow, reaches, reaches_not};
 use crate::tunnel::SOON;
@@ -329,15 +329,10 @@ fn container(host: &Host) -> Netns {
 
 /// A computer of the LAN that the host is the router of.
 fn behind(host: &Host) -> Netns {
-    let pc = Netns::new("pc");
-    connect(host, "lan", &pc, "lan");
-    host.ip("addr add 192.168.10.1/24 dev lan");
+    let pc = lan(host, 10);
     host.ip("addr add fd00:10::1/64 dev lan");
-    pc.ip("addr add 192.168.10.2/24 dev lan");
     pc.ip("addr add fd00:10::2/64 dev lan");
-    pc.ip("route add default via 192.168.10.1");
     pc.ip("route add default via fd00:10::1");
-    forward(host);
 
     pc
 }

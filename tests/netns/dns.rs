@@ -26,10 +26,7 @@ const DNS: [&str; 2] = ["-dns", "10.0.0.1"];
 
 #[test]
 fn names_are_asked_by_the_tunnel_and_then_of_the_lan_again() {
-    let network = Network::new();
-    let hub = Hub::start(&network, &[]);
-    let host = network.host(2);
-    host.etc("resolv.conf", THEIRS);
+    let (network, hub, host, _) = machine();
     let lan = Resolver::start(&network.router, host.gateway4(), [192, 0, 2, 1]);
     assert_eq!(address_of(&host, "www.example"), "192.0.2.1");
     let asked = lan.askers();
@@ -114,11 +111,7 @@ fn a_hub_that_moved_is_found_though_its_name_is_asked_in_the_dead_tunnel() {
 
 #[test]
 fn a_resolv_conf_that_is_a_mount_is_written_in_place() {
-    let network = Network::new();
-    let _hub = Hub::start(&network, &[]);
-    let host = network.host(2);
-    host.etc("resolv.conf", THEIRS);
-    let path = etc(&host);
+    let (_network, _hub, host, path) = machine();
     let inode = fs::metadata(&path).unwrap().ino();
     let machine = fs::read("/etc/resolv.conf").unwrap();
 
@@ -135,11 +128,7 @@ fn a_resolv_conf_that_is_a_mount_is_written_in_place() {
 
 #[test]
 fn after_a_kill_they_are_back_at_once() {
-    let network = Network::new();
-    let _hub = Hub::start(&network, &[]);
-    let host = network.host(2);
-    host.etc("resolv.conf", THEIRS);
-    let path = etc(&host);
+    let (_network, _hub, host, path) = machine();
     let mut spoke = Spoke::start_on(host, &DNS);
     spoke.line("resolvers set");
 
@@ -155,11 +144,7 @@ fn after_a_kill_they_are_back_at_once() {
 
 #[test]
 fn the_guard_has_nothing_of_the_spokes_and_does_not_die_with_its_group() {
-    let network = Network::new();
-    let _hub = Hub::start(&network, &[]);
-    let host = network.host(2);
-    host.etc("resolv.conf", THEIRS);
-    let path = etc(&host);
+    let (_network, _hub, host, path) = machine();
     let mut spoke = Spoke::start_on(host, &DNS);
     spoke.line("resolvers set");
     let guard = until("the guard", SOON, || guard_of(&spoke));
@@ -192,13 +177,9 @@ fn the_guard_has_nothing_of_the_spokes_and_does_not_die_with_its_group() {
 
 #[test]
 fn where_the_guard_is_killed_too_the_next_start_or_clean_puts_them_back() {
-    let network = Network::new();
     let scratch = Scratch::new();
     let state = scratch.path("state");
-    let mut hub = Hub::start(&network, &[]);
-    let host = network.host(2);
-    host.etc("resolv.conf", THEIRS);
-    let path = etc(&host);
+    let (_network, mut hub, host, path) = machine();
     let mut spoke = Spoke::start_on(host, &[&DNS[..], &["-state", &state]].concat());
     let kill_both = |spoke: &mut Spoke| {
         spoke.line("resolvers set");
@@ -209,10 +190,9 @@ fn where_the_guard_is_killed_too_the_next_start_or_clean_puts_them_back() {
     };
 
     kill_both(&mut spoke);
-    let dtun = env!("CARGO_BIN_EXE_dtun");
-    spoke.host.run(&format!("{dtun} clean -state {state}"));
+    clean(&spoke.host, &state);
     assert_eq!(fs::read_to_string(&path).unwrap(), THEIRS);
-    spoke.host.run(&format!("{dtun} clean -state {state}"));
+    clean(&spoke.host, &state);
     assert_eq!(fs::read_to_string(&path).unwrap(), THEIRS);
 
     spoke.restart();
@@ -225,12 +205,9 @@ fn where_the_guard_is_killed_too_the_next_start_or_clean_puts_them_back() {
 
 #[test]
 fn clean_takes_away_the_routes_of_a_killed_spoke_too() {
-    let network = Network::new();
     let scratch = Scratch::new();
     let state = scratch.path("state");
-    let _hub = Hub::start(&network, &[]);
-    let host = network.host(2);
-    host.etc("resolv.conf", THEIRS);
+    let (_network, _hub, host, path) = machine();
     let rules = |netns: &Netns| ["-4", "-6"].map(|family| netns.ip(&format!("{family} rule")));
     let before = rules(&host);
     let flags = [&DNS[..], &["-state", &state, "-route", "default"]].concat();
@@ -239,38 +216,28 @@ fn clean_takes_away_the_routes_of_a_killed_spoke_too() {
     spoke.kill();
     assert_ne!(rules(&spoke.host), before);
 
-    let dtun = env!("CARGO_BIN_EXE_dtun");
-    spoke.host.run(&format!("{dtun} clean -state {state}"));
+    clean(&spoke.host, &state);
 
     assert_eq!(rules(&spoke.host), before);
-    assert_eq!(fs::read_to_string(etc(&spoke.host)).unwrap(), THEIRS);
+    assert_eq!(fs::read_to_string(&path).unwrap(), THEIRS);
 }
 
 #[test]
 fn clean_leaves_the_resolvers_of_a_tunnel_that_stands() {
-    let network = Network::new();
     let scratch = Scratch::new();
     let state = scratch.path("state");
-    let _hub = Hub::start(&network, &[]);
-    let host = network.host(2);
-    host.etc("resolv.conf", THEIRS);
-    let path = etc(&host);
+    let (_network, _hub, host, path) = machine();
     let mut spoke = Spoke::start_on(host, &[&DNS[..], &["-state", &state]].concat());
     spoke.line("resolvers set");
 
-    let dtun = env!("CARGO_BIN_EXE_dtun");
-    spoke.host.run(&format!("{dtun} clean -state {state}"));
+    clean(&spoke.host, &state);
 
     assert_eq!(asked(&path), ["10.0.0.1"]);
 }
 
 #[test]
 fn at_whatever_step_it_is_killed_nothing_of_ours_stays() {
-    let network = Network::new();
-    let _hub = Hub::start(&network, &[]);
-    let host = network.host(2);
-    host.etc("resolv.conf", THEIRS);
-    let path = etc(&host);
+    let (_network, _hub, host, path) = machine();
     let scratch = Scratch::new();
     let state = scratch.path("state");
     let has_records = || {
@@ -299,8 +266,7 @@ fn at_whatever_step_it_is_killed_nothing_of_ours_stays() {
         until_true("their resolvers", SOON, || {
             fs::read_to_string(&path).unwrap() == THEIRS
         });
-        let dtun = env!("CARGO_BIN_EXE_dtun");
-        spoke.host.run(&format!("{dtun} clean -state {state}"));
+        clean(&spoke.host, &state);
         assert!(!has_records());
         assert_eq!(fs::read_to_string(&path).unwrap(), THEIRS);
         spoke.restart();
@@ -309,10 +275,8 @@ fn at_whatever_step_it_is_killed_nothing_of_ours_stays() {
 
 #[test]
 fn systemd_resolved_forgets_them_at_whatever_step_the_spoke_is_killed() {
-    let network = Network::new();
-    let _hub = Hub::start(&network, &[]);
     let scratch = Scratch::new();
-    let host = network.host(2);
+    let (_network, _hub, host, path) = machine();
     host.etc("resolv.conf", "nameserver 127.0.0.53\n");
     let program = |dies: &str| {
         let calls = scratch.path("calls");
@@ -355,12 +319,12 @@ fn systemd_resolved_forgets_them_at_whatever_step_the_spoke_is_killed() {
     assert_eq!(scratch.read("calls"), calls[..3].join("\n") + "\n");
     assert!(spoke.terminate().success());
     assert_eq!(scratch.read("calls"), calls.join("\n") + "\n");
-    assert_eq!(asked(&etc(&host)), ["127.0.0.53"]);
+    assert_eq!(asked(&path), ["127.0.0.53"]);
 }
 
 #[test]
 fn a_link_comes_back_as_the_link_it_was() {
-    let machine = Machine::new();
+    let machine = OwnEtc::new();
     fs::write(machine.scratch.path("theirs"), THEIRS).unwrap();
     symlink("../theirs", machine.resolv_conf()).unwrap();
     let mut spoke = machine.spoke("");
@@ -385,7 +349,7 @@ fn a_link_comes_back_as_the_link_it_was() {
 
 #[test]
 fn a_link_to_a_mount_is_left_and_the_mount_written() {
-    let machine = Machine::new();
+    let machine = OwnEtc::new();
     for name in ["of-all", "of-this"] {
         fs::write(machine.scratch.path(name), THEIRS).unwrap();
     }
@@ -411,7 +375,7 @@ fn a_link_to_a_mount_is_left_and_the_mount_written() {
 
 #[test]
 fn what_a_dhcp_client_writes_is_put_off_until_the_end() {
-    let machine = Machine::new();
+    let machine = OwnEtc::new();
     machine.write(THEIRS);
     let mut spoke = machine.spoke("");
     spoke.line("resolvers set");
@@ -431,11 +395,7 @@ fn what_a_dhcp_client_writes_is_put_off_until_the_end() {
 
 #[test]
 fn what_is_written_into_a_mount_is_put_off_too() {
-    let network = Network::new();
-    let _hub = Hub::start(&network, &[]);
-    let host = network.host(2);
-    host.etc("resolv.conf", THEIRS);
-    let path = etc(&host);
+    let (_network, _hub, host, path) = machine();
     let mut spoke = Spoke::start_on(host, &DNS);
     spoke.line("resolvers set");
 
@@ -448,11 +408,7 @@ fn what_is_written_into_a_mount_is_put_off_too() {
 
 #[test]
 fn at_the_fallback_the_machine_has_its_own_resolvers() {
-    let network = Network::new();
-    let mut hub = Hub::start(&network, &[]);
-    let host = network.host(2);
-    host.etc("resolv.conf", THEIRS);
-    let path = etc(&host);
+    let (_network, mut hub, host, path) = machine();
     let flags = [&DNS[..], &["-fallback", "1s", "-keepalive", "1s"]].concat();
     let mut spoke = Spoke::start_on(host, &flags);
     spoke.line("resolvers set");
@@ -467,12 +423,8 @@ fn at_the_fallback_the_machine_has_its_own_resolvers() {
 
 #[test]
 fn while_routes_fail_the_machine_has_its_own_resolvers() {
-    let network = Network::new();
-    let _hub = Hub::start(&network, &[]);
-    let host = network.host(2);
-    host.etc("resolv.conf", THEIRS);
+    let (_network, _hub, host, path) = machine();
     host.ip("rule add pref 20005 lookup main");
-    let path = etc(&host);
     let flags = "-route default -table 500 -rule-pref 20000 -dns 10.0.0.1";
     let flags: Vec<_> = flags.split(' ').collect();
 
@@ -489,7 +441,7 @@ fn while_routes_fail_the_machine_has_its_own_resolvers() {
 
 #[test]
 fn where_they_cannot_be_set_the_guard_is_let_go() {
-    let machine = Machine::new();
+    let machine = OwnEtc::new();
     fs::create_dir(machine.resolv_conf()).unwrap();
 
     let mut spoke = machine.spoke("");
@@ -498,15 +450,27 @@ fn where_they_cannot_be_set_the_guard_is_let_go() {
     until_true("no child", SOON, || children(&spoke).is_empty());
 }
 
+/// A hub, and a host whose resolvers the file of that path names for every
+/// command in its namespace.
+fn machine() -> (Network, Hub, Host, PathBuf) {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    host.etc("resolv.conf", THEIRS);
+    let path = etc(&host);
+
+    (network, hub, host, path)
+}
+
 /// A host with an `/etc` of its own, which is not a mount for each file.
-struct Machine {
+struct OwnEtc {
     scratch: Scratch,
     _network: Network,
     _hub: Hub,
     host: Host,
 }
 
-impl Machine {
+impl OwnEtc {
     fn new() -> Self {
         let network = Network::new();
         let hub = Hub::start(&network, &[]);
@@ -567,6 +531,11 @@ const TO_HUB: [&str; 4] = ["-connect", "198.18.1.2:443", "-id", "spoke2"];
 /// The file that every command in the namespace has for its `/etc/resolv.conf`.
 fn etc(host: &Host) -> PathBuf {
     format!("/etc/netns/{}/resolv.conf", host.name()).into()
+}
+
+fn clean(host: &Host, state: &str) {
+    let dtun = env!("CARGO_BIN_EXE_dtun");
+    host.run(&format!("{dtun} clean -state {state}"));
 }
 
 fn asked(path: &Path) -> Vec<String> {

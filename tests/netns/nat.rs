@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
-use crate::network::{Host, connect, forward};
+use crate::network::{Host, lan};
 use crate::picture::{HUB_AT_WWW4, HUB_AT_WWW6, PATIENCE, Picture, WWW4, WWW6, seen};
 use crate::traffic::Flow;
 use crate::tunnel::SOON;
@@ -55,12 +55,7 @@ fn a_network_behind_a_spoke_is_let_out_and_one_that_knows_the_way_back_sees_it()
     hub.ip("addr add 198.51.100.1/24 dev www");
     www.ip("route add 192.168.10.0/24 via 198.51.100.1");
     let router = picture.network.host(2);
-    let pc = Netns::new("pc");
-    connect(&router, "lan", &pc, "lan");
-    router.ip("addr add 192.168.10.1/24 dev lan");
-    pc.ip("addr add 192.168.10.2/24 dev lan");
-    pc.ip("route add default via 192.168.10.1");
-    forward(&router);
+    let pc = lan(&router, 10);
     let flags = ["-route", "default", "-peernet", "192.168.10.0/24"];
     let mut spoke = picture.spoke(&router, &flags);
     spoke.line("tunnel up");

@@ -87,6 +87,19 @@ impl Deref for Host {
     }
 }
 
+/// A machine at 192.168.`net`.2 behind a router at 192.168.`net`.1, each with
+/// its end of the link `lan`.
+pub(crate) fn lan(router: &Netns, net: u8) -> Netns {
+    let pc = Netns::new(&format!("pc{net}"));
+    connect(router, "lan", &pc, "lan");
+    forward(router);
+    router.ip(&format!("addr add 192.168.{net}.1/24 dev lan"));
+    pc.ip(&format!("addr add 192.168.{net}.2/24 dev lan"));
+    pc.ip(&format!("route add default via 192.168.{net}.1"));
+
+    pc
+}
+
 /// Joins two namespaces by a link whose ends are up and have the given names.
 pub(crate) fn connect(left: &Netns, left_end: &str, right: &Netns, right_end: &str) {
     left.ip(&format!(

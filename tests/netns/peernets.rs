@@ -2,7 +2,7 @@
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
-use crate::network::{Network, connect, forward};
+use crate::network::{Network, connect, forward, lan};
 use crate::traffic::{reaches, transfer};
 use crate::tunnel::{HUB4, Hub, SOON, Spoke, no_route, route};
 use crate::wait::until_true;
@@ -126,16 +126,4 @@ fn what_the_owner_does_not_accept_is_refused_to_both() {
     no_route(&hub.host, "192.0.2.0/24");
     no_route(&hub.host, "192.168.30.128/25");
     reaches(&second.host, HUB4);
-}
-
-/// A machine at 192.168.N.2 behind a router at 192.168.N.1.
-fn lan(router: &Netns, number: u8) -> Netns {
-    let pc = Netns::new(&format!("pc{number}"));
-    connect(router, "lan", &pc, "lan");
-    forward(router);
-    router.ip(&format!("addr add 192.168.{number}.1/24 dev lan"));
-    pc.ip(&format!("addr add 192.168.{number}.2/24 dev lan"));
-    pc.ip(&format!("route add default via 192.168.{number}.1"));
-
-    pc
 }

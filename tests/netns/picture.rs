@@ -7,12 +7,12 @@
 //! ```
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
-use crate::network::{Host, Network, connect, forward};
+use crate::network::{Host, Network, connect, forward, lan};
 use crate::scratch::Scratch;
 use crate::tunnel::Hub;
 use crate::wait::until;
@@ -172,12 +172,7 @@ fn their_script_is_run_again_when_the_uplink_and_the_hubs_address_changed() {
 fn a_router_that_translates_nothing_carries_its_lan_to_www() {
     let picture = Picture::new();
     let router = picture.network.host(2);
-    let pc = Netns::new("pc");
-    connect(&router, "lan", &pc, "lan");
-    router.ip("addr add 192.168.10.1/24 dev lan");
-    pc.ip("addr add 192.168.10.2/24 dev lan");
-    pc.ip("route add default via 192.168.10.1");
-    forward(&router);
+    let pc = lan(&router, 10);
 
     let flags = [&SPLIT[..], &["-peernet", "192.168.10.0/24"]].concat();
     let mut spoke = picture.spoke(&router, &flags);
@@ -332,7 +327,15 @@ impl Picture {
 #[track_caller]
 pub(crate) fn seen(from: &Netns, to: &Netns, at: impl Into<IpAddr>) -> IpAddr {
     let listener = to.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap());
-    let address = (at.into(), listener.local_addr().unwrap().port()).into();
+    let port = listener.local_addr().unwrap().port();
+
+    seen_by(from, (at.into(), port).into(), &listener)
+}
+
+/// Connects to `address`, which leads to the listener; returns the address that
+/// this one sees.
+#[track_caller]
+pub(crate) fn seen_by(from: &Netns, address: SocketAddr, listener: &TcpListener) -> IpAddr {
     let timeout = Duration::from_secs(2);
     let connection = until(&format!("a connection to {address}"), PATIENCE, || {
         from.enter(|| TcpStream::connect_timeout(&address, timeout))
@@ -341,6 +344,7 @@ pub(crate) fn seen(from: &Netns, to: &Netns, at: impl Into<IpAddr>) -> IpAddr {
 
     let (_, peer) = listener.accept().unwrap();
     drop(connection);
+
     peer.ip().to_canonical()
 }
 

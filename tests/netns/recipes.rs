@@ -8,7 +8,7 @@ mod router;
 
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, TcpListener};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,9 +17,8 @@ use std::time::Duration;
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
 use crate::network::{Host, connect, forward};
-use crate::picture::PATIENCE;
+use crate::picture::seen_by;
 use crate::scratch::Scratch;
-use crate::wait::until;
 
 #[test]
 fn every_recipe_is_run_here() {
@@ -210,16 +209,8 @@ fn lan(router: &Host) -> Netns {
 #[track_caller]
 fn seen_at(from: &Netns, at: (IpAddr, u16), to: &Netns, port: u16) -> IpAddr {
     let listener = to.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap());
-    let address = SocketAddr::from(at);
-    let timeout = Duration::from_secs(2);
-    let connection = until(&format!("a connection to {address}"), PATIENCE, || {
-        from.enter(|| TcpStream::connect_timeout(&address, timeout))
-            .ok()
-    });
-    let (_, peer) = listener.accept().unwrap();
-    drop(connection);
 
-    peer.ip().to_canonical()
+    seen_by(from, at.into(), &listener)
 }
 
 const DOCUMENT: &str = include_str!("../../docs/recipes.md");

@@ -5,7 +5,7 @@ use std::net::{IpAddr, TcpListener};
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
-use crate::network::{Host, connect, forward};
+use crate::network::{Host, lan};
 use crate::nobody;
 use crate::picture::{HUB_AT_WWW4, Picture, WWW4, seen};
 
@@ -64,64 +64,46 @@ fn a_groups_packets_go_in_and_nobody_elses() {
 fn a_router_sends_what_it_forwards_and_nothing_of_its_own() {
     for who in ["forwarded", "dev:lan", "192.168.10.0/29,fd00:10::/64"] {
         let picture = Picture::new();
-        let lan = Lan::new(&picture);
-        picture.filter_reverse_paths(&[&lan.router, &lan.pc]);
-        let before = lan.router.ip("rule");
+        let router = picture.network.host(2);
+        let pc = lan(&router, 10);
+        picture.filter_reverse_paths(&[&router, &pc]);
+        let before = router.ip("rule");
         let flags = ["-peernet", "192.168.10.0/24"];
-        let mut spoke = start_with(&picture, &lan.router, who, &flags);
+        let mut spoke = start_with(&picture, &router, who, &flags);
         spoke.line("tunnel up");
 
-        assert_eq!(seen(&lan.pc, &picture.www, WWW4), HUB_AT_WWW4, "{who}");
-        assert_eq!(way(&lan.router, "203.0.113.2"), "uplink", "{who}");
-        assert_eq!(way(&lan.router, "2001:db8:99::2"), "uplink", "{who}");
+        assert_eq!(seen(&pc, &picture.www, WWW4), HUB_AT_WWW4, "{who}");
+        assert_eq!(way(&router, "203.0.113.2"), "uplink", "{who}");
+        assert_eq!(way(&router, "2001:db8:99::2"), "uplink", "{who}");
         let passed_on = "203.0.113.2 from 192.168.10.2 iif lan";
-        assert_eq!(way(&lan.router, passed_on), "dtun0", "{who}");
+        assert_eq!(way(&router, passed_on), "dtun0", "{who}");
         let own: IpAddr = [192, 168, 10, 2].into();
         assert_eq!(
-            seen(&picture.hub.host, &lan.pc, own),
+            seen(&picture.hub.host, &pc, own),
             IpAddr::from([10, 0, 0, 1])
         );
 
         spoke.terminate();
-        assert_eq!(lan.router.ip("rule"), before);
+        assert_eq!(router.ip("rule"), before);
     }
 }
 
 #[test]
 fn of_a_lan_one_range_goes_in_and_the_rest_goes_out() {
     let picture = Picture::new();
-    let lan = Lan::new(&picture);
-    let mut spoke = start(&picture, &lan.router, "192.168.10.128/25");
+    let router = picture.network.host(2);
+    let _pc = lan(&router, 10);
+    let mut spoke = start(&picture, &router, "192.168.10.128/25");
     spoke.line("tunnel up");
 
     assert_eq!(
-        way(&lan.router, "192.0.2.1 from 192.168.10.2 iif lan"),
+        way(&router, "192.0.2.1 from 192.168.10.2 iif lan"),
         "uplink"
     );
     assert_eq!(
-        way(&lan.router, "192.0.2.1 from 192.168.10.200 iif lan"),
+        way(&router, "192.0.2.1 from 192.168.10.200 iif lan"),
         "dtun0"
     );
-}
-
-/// A router with a machine behind it.
-struct Lan {
-    router: Host,
-    pc: Netns,
-}
-
-impl Lan {
-    fn new(picture: &Picture) -> Self {
-        let router = picture.network.host(2);
-        let pc = Netns::new("pc");
-        connect(&router, "lan", &pc, "lan");
-        router.ip("addr add 192.168.10.1/24 dev lan");
-        pc.ip("addr add 192.168.10.2/24 dev lan");
-        pc.ip("route add default via 192.168.10.1");
-        forward(&router);
-
-        Self { router, pc }
-    }
 }
 
 fn start(picture: &Picture, host: &Host, who: &str) -> Daemon {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
-use crate::network::{Host, connect, forward};
+use crate::network::{Host, lan};
 use crate::picture::{HUB_AT_WWW4, HUB_AT_WWW6, ON_THE_RADIO, PATIENCE, Picture, WWW4, WWW6, seen};
 use crate::traffic::{Flow, reaches};
 use crate::tunnel::HUB6;
@@ -227,12 +227,7 @@ fn a_transfer_goes_on_over_another_uplink_and_another_address_of_the_hub() {
 fn a_router_carries_its_lan_and_lets_the_list_out_by_its_own_uplink() {
     let picture = Picture::new();
     let router = picture.network.host(2);
-    let pc = Netns::new("pc");
-    connect(&router, "lan", &pc, "lan");
-    router.ip("addr add 192.168.10.1/24 dev lan");
-    pc.ip("addr add 192.168.10.2/24 dev lan");
-    pc.ip("route add default via 192.168.10.1");
-    forward(&router);
+    let pc = lan(&router, 10);
     // The far end of the uplink knows the way back, so nothing is translated.
     let gateway = &picture.network.router;
     gateway.ip("route add 192.168.10.0/24 via 198.18.2.2");
