@@ -57,14 +57,8 @@ pub(super) struct Guard {
     repair: Option<Instant>,
     /// Failures in a row.
     failures: u32,
-    /// What fails to tell of changes is not asked before.
-    deaf: Deaf,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Deaf {
-    network: Option<Instant>,
-    table: Option<Instant>,
+    /// The network fails to tell of changes, and is not asked before.
+    deaf: Option<Instant>,
 }
 
 enum Wake {
@@ -92,7 +86,7 @@ impl Guard {
             look: None,
             repair: None,
             failures: 0,
-            deaf: Deaf::default(),
+            deaf: None,
         };
         if guard.wants_inside() {
             guard.look_inside().await;
@@ -151,14 +145,12 @@ impl Guard {
 
     async fn wait(&mut self, orders: &mut mpsc::Receiver<Order>) -> Wake {
         let timer = [self.look, self.repair].into_iter().flatten().min();
-        let Deaf { network, table } = self.deaf;
+        let deaf = self.deaf;
         tokio::select! {
             biased;
             order = orders.recv() => Wake::Order(order),
-            broken = async { not_before(table).await; self.hold.broken().await } => {
-                Wake::Held(broken)
-            }
-            change = async { not_before(network).await; self.changes.recv().await } => {
+            broken = self.hold.broken() => Wake::Held(broken),
+            change = async { not_before(deaf).await; self.changes.recv().await } => {
                 Wake::Change(change)
             }
             () = at(timer) => Wake::Timer,
@@ -259,7 +251,7 @@ impl Guard {
             Ok(_) => return,
             Err(error) => {
                 tracing::debug!(%error, "network changes are not told");
-                self.deaf.network = Some(Instant::now() + BLIND);
+                self.deaf = Some(Instant::now() + BLIND);
                 BLIND
             }
         };

@@ -1,10 +1,13 @@
 //! Who touches one table of the packet filter (linux/netfilter/nf_tables.h).
 
+use std::future::Future;
 use std::io;
+use std::time::Duration;
 
 use rtnetlink::packet_core::NetlinkBuffer;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep_until};
 
 use crate::sys;
 
@@ -12,6 +15,8 @@ use crate::sys;
 pub struct TableWatch {
     socket: AsyncFd<Socket>,
     table: String,
+    /// Of what fails for good.
+    rest: Rest,
 }
 
 /// What was touched.
@@ -36,26 +41,64 @@ impl TableWatch {
         Ok(Self {
             socket: sys::readiness::register(socket)?,
             table: table.to_owned(),
+            rest: Rest::default(),
         })
     }
 
-    /// The next touch. Cancelling the wait loses nothing but touches that were
-    /// read together with the one before.
+    /// The next touch, or an error, and then two seconds of silence: whoever waits
+    /// again may look for himself meanwhile. Cancelling the wait loses nothing but
+    /// touches that were read together with the one before.
     pub async fn touched(&mut self) -> io::Result<Touch> {
-        loop {
-            let mut ready = self.socket.readable().await?;
-            match ready.try_io(|socket| read(socket.get_ref(), &self.table)) {
-                Ok(Ok(Some(touch))) => return Ok(touch),
-                Ok(Ok(None)) | Err(_) => {}
-                Ok(Err(error)) => return Err(error),
-            }
-        }
+        let Self {
+            socket,
+            table,
+            rest,
+        } = self;
+
+        rest.after_errors(next(socket, table)).await
     }
 
     /// Forgets what has been touched up to now. The kernel tells of a change
     /// before its maker hears that it is done.
     pub fn forget(&mut self) {
         while read(self.socket.get_ref(), &self.table).is_ok() {}
+    }
+}
+
+async fn next(socket: &AsyncFd<Socket>, table: &str) -> io::Result<Touch> {
+    loop {
+        let mut ready = socket.readable().await?;
+        match ready.try_io(|socket| read(socket.get_ref(), table)) {
+            Ok(Ok(Some(touch))) => return Ok(touch),
+            Ok(Ok(None)) | Err(_) => {}
+            Ok(Err(error)) => return Err(error),
+        }
+    }
+}
+
+/// What keeps a loop over something that fails at once, and for good, from
+/// turning as fast as it can.
+#[derive(Debug, Default)]
+struct Rest {
+    until: Option<Instant>,
+}
+
+impl Rest {
+    /// Does it, but not sooner than a while after it failed.
+    async fn after_errors<T>(
+        &mut self,
+        work: impl Future<Output = io::Result<T>>,
+    ) -> io::Result<T> {
+        if let Some(until) = self.until {
+            sleep_until(until).await;
+            self.until = None;
+        }
+        let result = work.await;
+        if result.is_err() {
+            self.until = Some(Instant::now() + DEAF);
+        }
+
+        result
     }
 }
 
@@ -150,10 +193,11 @@ const BUFFER: u32 = 4 << 20;
 /// The kernel puts as many messages into one as fit into two pages or so.
 const DATAGRAM: usize = 64 << 10;
 
+/// Between tries of a socket that fails.
+const DEAF: Duration = Duration::from_secs(2);
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time::timeout;
 
     use super::*;
@@ -222,5 +266,21 @@ mod tests {
                 "the first that is told"
             );
         });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_for_good_is_tried_every_two_seconds_and_what_works_at_once() {
+        let mut rest = Rest::default();
+        let begin = Instant::now();
+
+        for tries in 0..3 {
+            let broken = async { Err::<(), _>(io::ErrorKind::NotConnected.into()) };
+            rest.after_errors(broken).await.unwrap_err();
+            assert_eq!(begin.elapsed(), tries * DEAF);
+        }
+        for _ in 0..3 {
+            rest.after_errors(async { Ok(()) }).await.unwrap();
+            assert_eq!(begin.elapsed(), 3 * DEAF);
+        }
     }
 }

@@ -47,9 +47,7 @@ impl Guard {
             Ok(Touch::Elements(_) | Touch::Any) => self.broken(),
             Err(error) => {
                 tracing::debug!(%error, "changes of the firewall are not told");
-                let at = Instant::now() + BLIND;
-                self.deaf.table = Some(at);
-                self.repair.get_or_insert(at);
+                self.repair.get_or_insert(Instant::now() + BLIND);
             }
         }
     }
@@ -97,7 +95,6 @@ impl Guard {
             Ok(true) => {}
             Err(error) => {
                 tracing::debug!(%error, "changes of the firewall are not told");
-                self.deaf.table = Some(Instant::now() + BLIND);
                 return;
             }
         }
