@@ -8,6 +8,7 @@ mod stop;
 use std::process::ExitCode;
 
 use cli::{Invocation, Order};
+use dtun_shared::service::Notify;
 use stop::stop;
 
 fn main() -> ExitCode {
@@ -20,11 +21,12 @@ fn main() -> ExitCode {
     };
 
     asked.log.init();
+    let notify = Notify::from_env();
     // It waits for hours, and needs no threads for that.
     let done = if let Order::Guard { record } = &asked.order {
         dtun_client::guard(record)
     } else {
-        run(asked)
+        run(asked, notify)
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -36,7 +38,7 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn run(asked: Invocation) -> anyhow::Result<()> {
+async fn run(asked: Invocation, notify: Notify) -> anyhow::Result<()> {
     if let Err(error) = dtun_shared::limits::raise_nofile() {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
@@ -47,8 +49,8 @@ async fn run(asked: Invocation) -> anyhow::Result<()> {
     match asked.order {
         Order::Help => print(&cli::help()),
         Order::Version => print(concat!("dtun ", env!("CARGO_PKG_VERSION"), "\n")),
-        Order::Hub(config) => dtun_server::run(*config, stop()?).await,
-        Order::Spoke(config) => dtun_client::run(*config, stop()?).await,
+        Order::Hub(config) => dtun_server::run(*config, stop()?, notify).await,
+        Order::Spoke(config) => dtun_client::run(*config, stop()?, notify).await,
         Order::Lock(config) => dtun_client::lock(config).await,
         Order::Unlock(time) => dtun_client::unlock(time).await,
         Order::Routes { action, file } => routes::run(action, &file).await,

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use dtun_shared::datapath::{Datapath, Key};
 use dtun_shared::link::{Changes, Netlink};
+use dtun_shared::service::Notify;
 use dtun_shared::sleep::{Wakes, slept};
 use dtun_shared::status::has_net_admin;
 use dtun_shared::stop::Stop;
@@ -37,25 +38,31 @@ use crate::steering::Steering;
 use crate::tunnel::Tunnel;
 use crate::uplink::{Network, Way, way_to};
 use away::{Meanwhile, Outcome};
-use routing::Hooked;
+use routing::{Hooked, rounded};
 
-/// Keeps a tunnel to the hub until `stop` is done.
+/// Keeps a tunnel to the hub until `stop` is done; `notify` hears of it.
 ///
 /// # Errors
 ///
 /// When the machine gives no tunnel at all, or with `once` at the first dial
 /// without a session.
-pub async fn run(config: SpokeConfig, stop: impl Future<Output = Stop>) -> anyhow::Result<()> {
+pub async fn run(
+    config: SpokeConfig,
+    stop: impl Future<Output = Stop>,
+    notify: Notify,
+) -> anyhow::Result<()> {
     let netlink = Netlink::new().context("failed to open netlink")?;
     check_rights(&netlink, config.tun.as_deref()).await?;
 
-    let mut spoke = Spoke::new(config, netlink)?;
+    let mut spoke = Spoke::new(config, netlink, notify)?;
     let (result, ending) = tokio::select! {
         biased;
         stop = stop => (Ok(()), stop.into()),
         result = spoke.serve() => (result, Ending::Locked),
     };
-    spoke.goodbye(ending).await;
+    let mut notify = std::mem::take(&mut spoke.notify);
+    notify.stopping();
+    notify.extending(spoke.goodbye(ending)).await;
 
     result
 }
@@ -85,6 +92,7 @@ struct Spoke {
     known: Vec<SocketAddr>,
     backoff: Backoff,
     teller: Teller,
+    notify: Notify,
     /// Since when the hub is away.
     away: Instant,
     /// The network as it was at the last dial.
@@ -125,7 +133,7 @@ enum End {
 }
 
 impl Spoke {
-    fn new(config: SpokeConfig, netlink: Netlink) -> anyhow::Result<Self> {
+    fn new(config: SpokeConfig, netlink: Netlink, notify: Notify) -> anyhow::Result<Self> {
         let hint = config
             .hint
             .clone()
@@ -153,6 +161,7 @@ impl Spoke {
             known: Vec::new(),
             backoff: Backoff::default(),
             teller: Teller::default(),
+            notify,
             away: Instant::now(),
             network: Network::default(),
             look: None,
@@ -172,6 +181,10 @@ impl Spoke {
         self.steering.begin(&self.config).await?;
         self.steering.clean_up().await;
         tracing::info!(hub = self.config.connect, hint = self.hint, "dialling");
+        self.notify
+            .status(|| format!("dialling {}", self.config.connect));
+        // The hub may be away for long: a boot does not wait for it.
+        self.notify.ready();
         let mut unsettled = 0;
         loop {
             self.establish().await?;
@@ -182,6 +195,7 @@ impl Spoke {
             if let Some(pulse) = self.let_session_go() {
                 let dropped = pulse.session().counters();
                 tracing::info!(reason = %end, %dropped, "tunnel down");
+                self.notify.status(|| format!("no session: {end}"));
                 self.steering.tell_lock();
             }
             // Two machines that share a hint end each other's sessions, and a
@@ -226,6 +240,8 @@ impl Spoke {
                 self.backoff.failed(random())
             };
             tracing::debug!(?wait, "next dial");
+            self.notify
+                .status(|| format!("no session, next dial in {:?}: {report}", rounded(wait)));
             self.pause(wait).await;
         }
     }
@@ -236,6 +252,11 @@ impl Spoke {
             Meanwhile::Done(()) => {}
             Meanwhile::Changed => self.backoff.reset(),
         }
+    }
+
+    /// Tells a watchdog that the loop and the data path are at work.
+    fn beat(&mut self) {
+        self.notify.beat(|| self.datapath.is_well());
     }
 
     /// What the next attempts bring along.

@@ -31,6 +31,7 @@ use dtun_shared::datapath::Datapath;
 use dtun_shared::gauge::Gauge;
 use dtun_shared::link::{Netlink, Via};
 use dtun_shared::meta::SpokeMeta;
+use dtun_shared::service::Notify;
 use dtun_shared::stop::Stop;
 use dtun_shared::timer::at;
 use ipnet::IpNet;
@@ -51,10 +52,18 @@ use wire::Event;
 
 /// Serves until `stop` resolves or something fails for good, then says goodbye
 /// to every spoke and leaves what `stop` says; the leases stay in the state.
-pub async fn run(config: HubConfig, stop: impl Future<Output = Stop>) -> anyhow::Result<()> {
-    let mut hub = start::start(config).await?;
-    let result = hub.serve(stop).await;
-    hub.stop(result.as_ref().copied().unwrap_or_default()).await;
+/// `notify` hears of it.
+pub async fn run(
+    config: HubConfig,
+    stop: impl Future<Output = Stop>,
+    mut notify: Notify,
+) -> anyhow::Result<()> {
+    let mut hub = notify.extending(start::start(config)).await?;
+    notify.ready();
+    let result = hub.serve(stop, &mut notify).await;
+    notify.stopping();
+    let stop = result.as_ref().copied().unwrap_or_default();
+    notify.extending(hub.stop(stop)).await;
 
     result.map(|_| ())
 }
@@ -106,13 +115,19 @@ struct Kept {
 }
 
 impl Hub {
-    async fn serve(&mut self, stop: impl Future<Output = Stop>) -> anyhow::Result<Stop> {
+    async fn serve(
+        &mut self,
+        stop: impl Future<Output = Stop>,
+        notify: &mut Notify,
+    ) -> anyhow::Result<Stop> {
         tokio::pin!(stop);
         let shared = Arc::clone(&self.shared);
         let mut report = interval(REPORT);
 
         loop {
-            let due = self.due();
+            notify.beat(|| self.datapath.is_well());
+            notify.status(|| self.status());
+            let due = self.due().into_iter().chain(notify.due()).min();
             tokio::select! {
                 stop = &mut stop => return Ok(stop),
                 event = self.events.recv() => match event {
@@ -129,6 +144,15 @@ impl Hub {
                 }
             }
             self.memory.flush(&self.leases).await;
+        }
+    }
+
+    /// For whoever asks the service manager.
+    fn status(&self) -> String {
+        match self.kept.values().filter(|kept| kept.up).count() {
+            0 => "no spoke".to_owned(),
+            1 => "1 spoke".to_owned(),
+            spokes => format!("{spokes} spokes"),
         }
     }
 

@@ -25,6 +25,7 @@ mod lane;
 mod outbox;
 mod outward;
 mod pace;
+mod pulse;
 mod side;
 mod worker;
 
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant};
 use crate::sys::epoll::{Epoll, EventFd, Interest};
 use crate::tun::Tun;
 use crew::Crew;
+use pulse::Pulses;
 
 pub use lane::Lane;
 pub use side::{Dropped, Side};
@@ -60,6 +62,7 @@ struct Core<S: Side> {
     epoll: Arc<Epoll>,
     stop: EventFd,
     crew: Crew,
+    pulses: Pulses,
     sources: RwLock<HashMap<u64, Source<S>>>,
     next: AtomicU64,
 }
@@ -88,6 +91,7 @@ impl<S: Side> Datapath<S> {
             epoll: Arc::new(Epoll::new()?),
             stop: EventFd::new()?,
             crew: Crew::new(workers),
+            pulses: Pulses::new(workers),
             sources: RwLock::default(),
             next: AtomicU64::new(STOP + 1),
         });
@@ -132,6 +136,14 @@ impl<S: Side> Datapath<S> {
         self.core.epoll.add(fd, token, worker::READ)?;
 
         Ok(Key(token))
+    }
+
+    /// Whether every worker is there, and none has been at the same packets
+    /// since the last time somebody asked.
+    pub fn is_well(&self) -> bool {
+        let is_lost = self.threads.iter().any(JoinHandle::is_finished);
+
+        !is_lost && self.core.pulses.all_move()
     }
 
     /// Waits until every control message that found its socket full has gone,

@@ -23,7 +23,8 @@ use crate::sys;
 pub struct Notify {
     manager: Option<Manager>,
     watchdog: Option<Duration>,
-    /// When to say next that this process is well.
+    /// When to say next that this process is well: once it is ready, while
+    /// somebody watches.
     next: Option<Instant>,
     stored: Vec<(String, OwnedFd)>,
     /// What it was told last.
@@ -68,6 +69,7 @@ impl Notify {
 
     /// The start, or a [reload](Self::reloading), is over.
     pub fn ready(&mut self) {
+        self.next = self.every().map(|every| Instant::now() + every);
         self.tell("READY=1");
     }
 
@@ -84,9 +86,12 @@ impl Notify {
     }
 
     /// One line that `systemctl status` shows; told once while it is the same.
-    pub fn status(&mut self, text: &str) {
-        let text = text.replace(char::is_control, " ");
-        if self.manager.is_some() && text != self.status {
+    pub fn status(&mut self, text: impl FnOnce() -> String) {
+        if self.manager.is_none() {
+            return;
+        }
+        let text = text().replace(char::is_control, " ");
+        if text != self.status {
             self.tell(&format!("STATUS={text}"));
             self.status = text;
         }
@@ -115,31 +120,31 @@ impl Notify {
         work.await
     }
 
-    /// How long this process may be silent; none where nobody watches.
-    pub fn watchdog(&self) -> Option<Duration> {
-        self.watchdog
-    }
-
     /// When the loop is to call [`Self::beat`] next; never where nobody watches.
-    pub fn due(&mut self, now: Instant) -> Option<Instant> {
-        let every = self.watchdog? / BEATS;
-
-        Some(*self.next.get_or_insert(now + every))
+    pub fn due(&self) -> Option<Instant> {
+        self.next
     }
 
     /// Says that this process is well, if that is due and it is. The loop says
     /// so that does the work: one that hangs is killed and started again.
-    pub fn beat(&mut self, now: Instant, is_well: impl FnOnce() -> bool) {
-        let Some(every) = self.watchdog.map(|patience| patience / BEATS) else {
+    pub fn beat(&mut self, is_well: impl FnOnce() -> bool) {
+        let (Some(next), Some(every)) = (self.next, self.every()) else {
             return;
         };
-        if self.next.is_none_or(|next| now < next) {
+        let now = Instant::now();
+        if now < next {
             return;
         }
         self.next = Some(now + every);
         if is_well() {
             self.tell("WATCHDOG=1");
+        } else {
+            tracing::error!("not well: the watchdog hears nothing");
         }
+    }
+
+    fn every(&self) -> Option<Duration> {
+        self.watchdog.map(|patience| patience / BEATS)
     }
 
     /// Has the manager keep a descriptor for the next process of this service
@@ -342,9 +347,9 @@ mod tests {
         let (manager, mut notify) = pair("states");
 
         notify.ready();
-        notify.status("3 spokes");
-        notify.status("3 spokes");
-        notify.status("4\nREADY=0");
+        notify.status(|| "3 spokes".to_owned());
+        notify.status(|| "3 spokes".to_owned());
+        notify.status(|| "4\nREADY=0".to_owned());
         notify.extend_timeout(Duration::from_secs(2));
         notify.forget("dtun0");
         notify.stopping();
@@ -379,28 +384,35 @@ mod tests {
     #[test]
     fn a_watchdog_hears_of_a_process_that_is_well_three_times_in_its_time() {
         let (manager, mut notify) = pair("watchdog");
-        let start = Instant::now();
         let second = Duration::from_secs(1);
+        assert_eq!(notify.due(), None, "the start is not over");
 
-        assert_eq!(notify.due(start), Some(start + second));
-        notify.beat(start, || true);
-        assert_eq!(heard(&manager), [""; 0], "before it is due");
-        notify.beat(start + second, || true);
+        let before = Instant::now();
+        notify.ready();
+        let due = notify.due().unwrap();
+        assert!(before + second <= due && due <= Instant::now() + second);
+        notify.beat(|| true);
+        assert_eq!(heard(&manager), ["READY=1"], "before it is due");
+
+        notify.next = Some(before);
+        notify.beat(|| true);
         assert_eq!(heard(&manager), ["WATCHDOG=1"]);
-        assert_eq!(notify.due(start + second), Some(start + 2 * second));
-        notify.beat(start + 2 * second, || false);
+        assert!(notify.due().unwrap() >= due, "a third of its time later");
+
+        notify.next = Some(before);
+        notify.beat(|| false);
         assert_eq!(heard(&manager), [""; 0], "it is not well");
     }
 
     #[test]
     fn without_a_manager_there_is_no_timer_and_nothing_is_stored() {
         let mut notify = Notify::default();
-        let now = Instant::now();
 
         notify.ready();
-        notify.beat(now, || panic!("nobody asked"));
+        notify.beat(|| panic!("nobody asked"));
+        notify.status(|| panic!("nobody asked"));
 
-        assert_eq!(notify.due(now), None);
+        assert_eq!(notify.due(), None);
         let error = notify.store("dtun0", io::stdin().as_fd()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotConnected);
     }

@@ -149,6 +149,7 @@ impl Spoke {
 
         let mut goal = pin!(goal);
         loop {
+            self.beat();
             let timer = self.next_duty();
             let wake = tokio::select! {
                 done = &mut goal => Wake::Done(done),
@@ -204,10 +205,10 @@ impl Spoke {
     }
 
     fn next_duty(&self) -> Option<Instant> {
-        [self.look, self.fallback_at(), self.steering.due()]
-            .into_iter()
-            .flatten()
-            .min()
+        let fallback = self.fallback_at();
+        let duties = [self.look, fallback, self.steering.due(), self.notify.due()];
+
+        duties.into_iter().flatten().min()
     }
 
     /// Does what is due; true when there is reason to dial at once.

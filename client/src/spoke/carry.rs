@@ -57,6 +57,7 @@ impl Spoke {
         }
 
         loop {
+            self.beat();
             let wake = match self.wait(&mut watch).await {
                 Ok(wake) => wake,
                 Err(end) => return end,
@@ -91,7 +92,8 @@ impl Spoke {
             return Err(End::Goodbye);
         };
         let former = self.former.as_ref().map(|former| former.until);
-        let timer = [self.look, watch.say, self.steering.due(), former]
+        let (steering, beat) = (self.steering.due(), self.notify.due());
+        let timer = [self.look, watch.say, steering, former, beat]
             .into_iter()
             .flatten()
             .fold(pulse.poll_timeout(), Instant::min);

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use dtun_shared::association::Association;
@@ -75,9 +75,27 @@ impl Spoke {
         self.known.retain(|known| *known != hub);
         self.known.insert(0, hub);
         self.connect(pulse)?;
+        self.tell_manager();
         self.tell_hooks().await;
 
         Ok(None)
+    }
+
+    /// Says that the session is up to whoever asks the service manager.
+    fn tell_manager(&mut self) {
+        let (Some(pulse), Some(tunnel)) = (&self.session, &self.tunnel) else {
+            return;
+        };
+        let session = pulse.session();
+        self.notify.status(|| {
+            format!(
+                "session up, {} on {} via {}, since {}",
+                session.addresses().local4.addr(),
+                tunnel.name(),
+                session.hub(),
+                humantime::format_rfc3339_seconds(SystemTime::now()),
+            )
+        });
     }
 
     /// Sends into the tunnel what the user wants there.

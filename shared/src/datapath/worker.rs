@@ -17,8 +17,11 @@ use crate::sys::poll::is_readable;
 /// Works until the data path ends.
 pub(super) fn run<S: Side>(core: &Core<S>, mut worker: Worker) {
     while let Some((token, now)) = worker.next(core) {
+        core.pulses.begin(worker.number);
         let work = AssertUnwindSafe(|| worker.serve(core, token, now));
-        if catch_unwind(work).is_err() {
+        let is_done = catch_unwind(work).is_ok();
+        core.pulses.end(worker.number);
+        if !is_done {
             // A packet found a fault of ours: what the worker had gathered is lost.
             tracing::error!("the data path panicked and goes on");
             worker.inward.reset();
