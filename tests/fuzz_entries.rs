@@ -184,6 +184,20 @@ fn opened() -> Vec<Vec<u8>> {
     vec![all]
 }
 
+/// A limit and an IPv4 packet with options, to be cut; parts of two packets.
+fn to_be_cut() -> Vec<Vec<u8>> {
+    let mut packet = vec![0x00, 0x44, 0x47, 0, 0, 228, 0, 7, 0x20, 0, 64, 17, 0, 0];
+    packet.extend([10, 0, 0, 2, 10, 0, 0, 1, 0x94, 4, 0, 0, 7, 3, 4, 0]);
+    packet.resize(2 + 228, 0xaa);
+    let mut parts = vec![0x04, 0xab];
+    for (places, number) in [(0x02, 1), (0x12, 2), (0x12, 1), (0x02, 2)] {
+        parts.extend([0, 16, 0x10, places, 0, 0, 0, number]);
+        parts.extend([number; 10]);
+    }
+
+    vec![packet, parts]
+}
+
 proptest! {
     #[test]
     fn records_hold_what_they_promise(
@@ -226,6 +240,13 @@ proptest! {
     ) {
         entries::coalesce(&bytes);
     }
+
+    #[test]
+    fn pieces_fit_and_make_what_they_were_cut_from(
+        bytes in prop_oneof![1 => bytes(), 5 => mutated(to_be_cut())],
+    ) {
+        entries::pieces(&bytes);
+    }
 }
 
 #[test]
@@ -245,5 +266,8 @@ fn seeds_hold_unmutated() {
     }
     for seed in opened() {
         entries::coalesce(&seed);
+    }
+    for seed in to_be_cut() {
+        entries::pieces(&seed);
     }
 }

@@ -2,8 +2,8 @@
 //! Each states what holds for all bytes, and panics where it does not.
 //!
 //! `RUSTC_BOOTSTRAP=1 cargo fuzz run records` (or `messages`, `meta`,
-//! `datagram`, `segment`, `coalesce`) looks for such bytes; `tests/fuzz_entries.rs` tries some on every
-//! test run, without a fuzzer.
+//! `datagram`, `segment`, `coalesce`, `pieces`) looks for such bytes;
+//! `tests/fuzz_entries.rs` tries some on every test run, without a fuzzer.
 
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -21,8 +21,11 @@ use dtun_shared::dtls::message::{
 use dtun_shared::dtls::schedule::{DirectionKey, Psk};
 use dtun_shared::meta::{Content, Control, HubMeta, MAX_LEN, SpokeMeta};
 use dtun_shared::packet::coalesce::{Coalescer, Sink};
+use dtun_shared::packet::ecn::Ecn;
+use dtun_shared::packet::fragment::{Fragments, Piece};
 use dtun_shared::packet::segment::Segments;
 use dtun_shared::packet::vnet::{Offloads, VnetHeader};
+use dtun_shared::parts::{Joiner, Parts};
 use dtun_shared::record::{Opener, Sealer};
 
 /// Records: the walk is the front of the datagram, and nothing opens that was
@@ -99,8 +102,8 @@ pub fn meta(bytes: &[u8]) {
         if emitted.len() <= MAX_LEN {
             let again = SpokeMeta::parse(&emitted).expect("ours");
             assert_eq!(
-                (again.peernet, again.ext, again.mtu),
-                (meta.peernet, meta.ext, meta.mtu)
+                (again.peernet, again.ext, again.parts, again.mtu),
+                (meta.peernet, meta.ext, meta.parts, meta.mtu)
             );
             assert!(again.malformed.is_empty());
         }
@@ -175,6 +178,53 @@ pub fn segment(bytes: &[u8]) {
         written += len;
     }
     assert!(written >= packet.len());
+}
+
+/// An IPv4 packet after two bytes of limit: its fragments keep to the limit and
+/// carry its payload. Parts of packets, each after two bytes of length: what
+/// they make whole is bounded. And parts of our own come back as they were.
+pub fn pieces(bytes: &[u8]) {
+    let Some((limit, packet)) = bytes.split_first_chunk() else {
+        return;
+    };
+    let limit = usize::from(u16::from_be_bytes(*limit));
+    if let Some(fragments) = Fragments::of(packet, limit) {
+        let mut payload = Vec::new();
+        for fragment in fragments.map(written) {
+            assert!(fragment.len() <= limit);
+            payload.extend_from_slice(&fragment[usize::from(fragment[0] & 0x0f) * 4..]);
+        }
+        assert_eq!(payload, packet[usize::from(packet[0] & 0x0f) * 4..]);
+    }
+
+    let now = Instant::now();
+    let mut joiner = Joiner::default();
+    let mut rest = packet;
+    while let Some((len, after)) = rest.split_first_chunk() {
+        let len = usize::from(u16::from_be_bytes(*len)).min(after.len());
+        let (part, after) = after.split_at(len);
+        if let Ok(added) = joiner.add(now, Ecn::NotEct, part) {
+            assert!(added.whole.is_none_or(|(packet, _)| packet.len() <= 1280));
+        }
+        rest = after;
+    }
+    if let Some(parts) = Parts::of(packet, limit, 7) {
+        let mut joiner = Joiner::default();
+        let mut whole = None;
+        for part in parts.map(written) {
+            assert!(whole.is_none() && part.len() <= limit);
+            assert_eq!(Content::of(&part), Content::Part);
+            whole = joiner.add(now, Ecn::Ect0, &part).expect("ours").whole;
+        }
+        assert_eq!(whole, Some((packet.to_vec(), Ecn::Ect0)));
+    }
+}
+
+fn written(piece: Piece<'_>) -> Vec<u8> {
+    let mut out = vec![0; piece.len()];
+    piece.write(&mut out);
+
+    out
 }
 
 /// Packets that peers sent, each after two bytes of length: what comes out,

@@ -5,13 +5,14 @@
 //! pass beside them, and whoever keeps watch over the peer reads the clocks.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::datapath::Lane;
 use crate::dtls::CipherSuite;
 use crate::dtls::header::ContentType;
+use crate::parts::Joiner;
 use crate::record::{NotSealed, Opener, Refused, Sealer};
 use crate::udp::Path;
 
@@ -30,6 +31,10 @@ pub struct Association {
     batch: AtomicUsize,
     /// When a sender was last told that its packet is too big.
     answered: AtomicU64,
+    takes_parts: AtomicBool,
+    /// Of the next packet that goes in several records.
+    number: AtomicU32,
+    joiner: Mutex<Joiner>,
 }
 
 impl Association {
@@ -54,6 +59,9 @@ impl Association {
             limit: AtomicUsize::new(MAX_PACKET),
             batch: AtomicUsize::new(FOREIGN_BATCH),
             answered: AtomicU64::new(NEVER),
+            takes_parts: AtomicBool::new(false),
+            number: AtomicU32::new(0),
+            joiner: Mutex::default(),
         }
     }
 
@@ -215,6 +223,26 @@ impl Association {
                 .answered
                 .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
+    }
+
+    /// Whether the peer puts packets in several records together.
+    pub(crate) fn takes_parts(&self) -> bool {
+        self.takes_parts.load(Ordering::Relaxed)
+    }
+
+    /// The peer has said that it does.
+    pub fn allow_parts(&self) {
+        self.takes_parts.store(true, Ordering::Relaxed);
+    }
+
+    /// Another one for each packet that goes in several records.
+    pub(crate) fn next_number(&self) -> u32 {
+        self.number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Where the peer's parts wait for each other; never kept over a system call.
+    pub(crate) fn joiner(&self) -> MutexGuard<'_, Joiner> {
+        lock(&self.joiner)
     }
 
     /// The peer is one of ours: its replay window takes any batch.

@@ -21,6 +21,7 @@ pub mod meta;
 mod netns;
 pub mod nft;
 pub mod packet;
+pub mod parts;
 pub mod pmtu;
 pub mod record;
 pub mod repairs;

@@ -9,6 +9,8 @@
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::parts;
+
 /// The hub's first record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HubMeta {
@@ -16,6 +18,8 @@ pub struct HubMeta {
     pub addresses: Option<Addresses>,
     /// Whether the hub speaks the extensions.
     pub ext: bool,
+    /// Whether the hub takes packets in several records ([`crate::parts`]).
+    pub parts: bool,
     /// Largest inner packet the hub sends and takes, in bytes.
     pub mtu: Option<u16>,
     /// Whether the hub has IPv6 to the outside.
@@ -44,6 +48,8 @@ pub struct SpokeMeta {
     pub malformed: Vec<String>,
     /// Whether the spoke speaks the extensions.
     pub ext: bool,
+    /// Whether the spoke takes packets in several records ([`crate::parts`]).
+    pub parts: bool,
     /// Largest inner packet the spoke sends and takes, in bytes.
     pub mtu: Option<u16>,
 }
@@ -78,6 +84,8 @@ pub enum Content {
     Ip6,
     /// JSON.
     Control,
+    /// One of several records of a packet ([`parts`]).
+    Part,
     Other,
 }
 
@@ -100,6 +108,7 @@ impl Content {
     pub fn of(content: &[u8]) -> Self {
         match content.first() {
             Some(b'{') => Self::Control,
+            Some(&parts::KIND) => Self::Part,
             Some(byte) if byte >> 4 == 4 => Self::Ip4,
             Some(byte) if byte >> 4 == 6 => Self::Ip6,
             _ => Self::Other,
@@ -124,6 +133,7 @@ impl HubMeta {
         Ok(Self {
             addresses,
             ext: wire.ext >= 1,
+            parts: wire.parts,
             mtu: wire.mtu,
             out6: wire.out6,
             error,
@@ -135,6 +145,7 @@ impl HubMeta {
     pub fn emit(&self) -> Vec<u8> {
         let mut wire = HubWire {
             ext: u32::from(self.ext),
+            parts: self.parts,
             mtu: self.mtu,
             out6: self.out6,
             error: self.error.clone(),
@@ -165,6 +176,7 @@ impl SpokeMeta {
         let wire: SpokeWire = parse(bytes)?;
         let mut meta = Self {
             ext: wire.ext >= 1,
+            parts: wire.parts,
             mtu: wire.mtu,
             ..Self::default()
         };
@@ -193,6 +205,7 @@ impl SpokeMeta {
                 routes.join(",")
             },
             ext: u32::from(self.ext),
+            parts: self.parts,
             mtu: self.mtu,
         })
     }
@@ -270,6 +283,8 @@ struct HubWire {
     routes: String,
     #[serde(skip_serializing_if = "is_zero")]
     ext: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    parts: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     mtu: Option<u16>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -284,6 +299,8 @@ struct SpokeWire {
     routes: String,
     #[serde(skip_serializing_if = "is_zero")]
     ext: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    parts: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     mtu: Option<u16>,
 }
@@ -502,6 +519,7 @@ mod tests {
             mtu in prop::option::of(1280u16..9000),
             out6: bool,
             ext: bool,
+            parts: bool,
             six: bool,
         ) {
             let mut addresses = addresses();
@@ -509,7 +527,7 @@ mod tests {
             if !six {
                 addresses.ip6 = None;
             }
-            let meta = HubMeta { addresses: Some(addresses), ext, mtu, out6, error: None };
+            let meta = HubMeta { addresses: Some(addresses), ext, parts, mtu, out6, error: None };
 
             prop_assert_eq!(HubMeta::parse(&meta.emit()).unwrap(), meta);
         }
@@ -518,12 +536,13 @@ mod tests {
         fn a_hub_reads_what_a_spoke_writes(
             nets in prop::collection::vec((any::<[u8; 4]>(), 0u8..=32), 0..20),
             mtu in prop::option::of(1280u16..9000),
+            parts: bool,
         ) {
             let peernet = nets
                 .into_iter()
                 .map(|(ip, len)| IpNet::new(ip.into(), len).unwrap())
                 .collect();
-            let meta = SpokeMeta { peernet, malformed: vec![], ext: true, mtu };
+            let meta = SpokeMeta { peernet, malformed: vec![], ext: true, parts, mtu };
 
             prop_assert_eq!(SpokeMeta::parse(&meta.emit()).unwrap(), meta);
         }

@@ -6,6 +6,7 @@
 pub mod checksum;
 pub mod coalesce;
 pub mod ecn;
+pub mod fragment;
 #[cfg(test)]
 mod kernel_tests;
 pub mod mss;

@@ -80,6 +80,40 @@ fn a_path_over_ipv6_is_measured_too() {
 }
 
 #[test]
+fn what_nobody_may_refuse_passes_an_ipv6_path_of_1280_that_says_nothing() {
+    let path = Path::new();
+    path.narrow(1280);
+    path.swallow_icmp();
+    let hub = Hub::start(&path.near, &[]);
+    let at = format!("[{}]:443", hub.host.ip6());
+    let (spoke, lease) = Spoke::up(&path.far, 2, &["-connect", &at]);
+    until_told(&spoke.host, HUB4, 1415, 1195);
+    until_told(&hub.host, lease.ip4, 1415, 1195);
+    // Told once, an IPv6 sender makes 1280 bytes of each fragment.
+    until_told(&spoke.host, HUB6, 1400, 1280);
+    until_told(&hub.host, lease.ip6.unwrap(), 1400, 1280);
+    let watch = Watch::new(&path.near.router, "forward");
+    watch.count("fragments", "exthdr frag exists", "");
+
+    for (host, to4, to6) in [
+        (&spoke.host, HUB4, HUB6),
+        (&hub.host, lease.ip4, lease.ip6.unwrap()),
+    ] {
+        for size in [1195, 1196, 1240, 1280] {
+            ping(host, to6, size, "do").unwrap();
+        }
+        // In fragments of its own; the second in fragments of fragments.
+        for size in [1195, 1196, 1415, 1416, 9000] {
+            ping(host, to4, size, "dont").unwrap();
+        }
+        ping(host, to6, 5000, "dont").unwrap();
+    }
+
+    // The datagrams around them stayed whole.
+    assert_eq!(watch.packets("fragments"), 0);
+}
+
+#[test]
 fn ipv6_in_ipv6_keeps_its_1280_where_routers_say_what_they_carry() {
     let path = Path::new();
     path.narrow(1280);

@@ -12,6 +12,8 @@ pub(crate) struct Counters {
     pub(crate) refused: Counter,
     /// Content that is neither a packet nor a message.
     pub(crate) unknown: Counter,
+    /// Packets in several records, not all of which came.
+    pub(crate) torn: Counter,
     /// Datagrams that the socket did not take.
     pub(crate) unsent: Counter,
     /// Packets that the device did not take.
@@ -36,6 +38,7 @@ impl Counters {
         let counter = match dropped {
             Dropped::Record(_) | Dropped::Malformed | Dropped::OutOfPlace => &self.refused,
             Dropped::NotIp | Dropped::NotCut => &self.unknown,
+            Dropped::Torn => &self.torn,
             Dropped::Device | Dropped::NoDevice => &self.undelivered,
             Dropped::TooBig => &self.too_big,
             Dropped::Exhausted | Dropped::SocketFull | Dropped::Unsent => &self.unsent,
@@ -51,6 +54,7 @@ impl fmt::Display for Counters {
         for (name, counter) in [
             ("refused", &self.refused),
             ("unknown", &self.unknown),
+            ("torn", &self.torn),
             ("unsent", &self.unsent),
             ("undelivered", &self.undelivered),
             ("too_big", &self.too_big),

@@ -106,6 +106,9 @@ pub(crate) async fn open(
     if meta.ext {
         association.widen();
     }
+    if meta.parts {
+        association.allow_parts();
+    }
     let session = Session {
         association,
         hub,
@@ -208,6 +211,7 @@ fn answer(hub: &HubMeta, terms: &Terms, mtu: u16) -> SpokeMeta {
         peernet,
         malformed: Vec::new(),
         ext: hub.ext,
+        parts: hub.ext,
         mtu: hub.ext.then_some(mtu),
     }
 }

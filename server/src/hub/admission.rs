@@ -142,6 +142,7 @@ impl Hub {
                 ip6,
             }),
             ext: true,
+            parts: true,
             mtu: Some(mtu),
             out6: lease.ip6.is_some() && self.reaches_ip6().await,
             error: None,
@@ -280,6 +281,7 @@ fn rejection(refused: &Refusal) -> HubMeta {
     HubMeta {
         addresses: None,
         ext: true,
+        parts: true,
         mtu: None,
         out6: false,
         error: Some(refused.to_string()),

@@ -55,6 +55,8 @@ pub(crate) enum Dropped {
     NoSession,
     /// Neither IP nor control.
     NotIp,
+    /// A packet in several records, not all of which came.
+    Torn,
     /// Control message that does not parse.
     BadControl,
     /// From a spoke without a lease, or before it was given.
@@ -90,6 +92,7 @@ impl From<datapath::Dropped> for Dropped {
             datapath::Dropped::Malformed | datapath::Dropped::NotCut => Self::Malformed,
             datapath::Dropped::OutOfPlace => Self::OutOfPlace,
             datapath::Dropped::NotIp => Self::NotIp,
+            datapath::Dropped::Torn => Self::Torn,
             datapath::Dropped::Device => Self::Device,
             datapath::Dropped::TooBig => Self::TooBig,
             datapath::Dropped::Exhausted => Self::Exhausted,
@@ -114,7 +117,7 @@ impl From<Refused> for Dropped {
 }
 
 /// In the order of [`Dropped`].
-const REASONS: [(Dropped, &str); 21] = [
+const REASONS: [(Dropped, &str); 22] = [
     (Dropped::Malformed, "malformed"),
     (Dropped::WrongEpoch, "wrong_epoch"),
     (Dropped::Duplicate, "duplicate"),
@@ -123,6 +126,7 @@ const REASONS: [(Dropped, &str); 21] = [
     (Dropped::OutOfPlace, "out_of_place"),
     (Dropped::NoSession, "no_session"),
     (Dropped::NotIp, "not_ip"),
+    (Dropped::Torn, "torn"),
     (Dropped::BadControl, "bad_control"),
     (Dropped::NoLease, "no_lease"),
     (Dropped::ForeignSource, "foreign_source"),

@@ -36,6 +36,9 @@ impl Hub {
         if meta.ext {
             association.widen();
         }
+        if meta.parts {
+            association.allow_parts();
+        }
         match &mut kept.gauge {
             Some(_) if repeated => {}
             Some(gauge) => gauge.restart(now, association, mtu),

@@ -285,7 +285,7 @@ impl Wire {
         match content {
             ContentType::ApplicationData => match Content::of(plain) {
                 Content::Control => return self.handle_control(session, plain),
-                Content::Ip4 | Content::Ip6 | Content::Other => {
+                Content::Ip4 | Content::Ip6 | Content::Part | Content::Other => {
                     self.shared.counters.count(Dropped::NotIp);
                 }
             },

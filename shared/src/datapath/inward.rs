@@ -1,6 +1,8 @@
 //! From the peer to a device: records are opened where they were received, and
 //! packets that belong together are written in one piece.
 
+mod delivery;
+
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,11 +18,12 @@ use crate::meta::Content;
 use crate::packet::coalesce::{Coalescer, Sink};
 use crate::packet::ecn::{self, Ecn};
 use crate::packet::mss;
-use crate::packet::segment::Segments;
-use crate::packet::vnet::{Gso, Offloads, VnetHeader};
+use crate::packet::vnet::{Offloads, VnetHeader};
+use crate::parts::Added;
 use crate::record::Sealer;
 use crate::tun::Tun;
 use crate::udp::recv::{Message, RecvBatch};
+use delivery::{Delivery, Writer};
 
 /// A worker's buffers for this direction.
 #[derive(Debug)]
@@ -58,13 +61,6 @@ struct Opened {
     plain: Range<usize>,
     /// Which datagram of its message it came in.
     datagram: usize,
-}
-
-/// Buffers for a device that refuses a run.
-#[derive(Debug, Default)]
-struct Writer {
-    run: Vec<u8>,
-    piece: Vec<u8>,
 }
 
 impl Inward {
@@ -116,7 +112,7 @@ impl Inward {
                     if has_strays {
                         strays(side, message, arena, lane, |datagram| !is_data(datagram));
                     }
-                    self.work.dispatch(side, session, message, arena);
+                    self.work.dispatch(side, session, message, arena, now);
                 }
                 None => strays(side, message, arena, lane, |_| true),
             }
@@ -202,6 +198,7 @@ impl Work {
         session: &Arc<S::Session>,
         message: &Message,
         arena: &mut [u8],
+        now: Instant,
     ) {
         let mut opened = std::mem::take(&mut self.opened);
         let (mut skipped, mut has_packets) = (None, false);
@@ -231,6 +228,13 @@ impl Work {
                         skipped = Some(datagram);
                     }
                 }
+                Content::Part => {
+                    let part = (message.ecn, bytes);
+                    if let Some((packet, ecn)) = joined(side, session, part, now) {
+                        has_packets = true;
+                        self.whole(side, session, ecn, arena, packet);
+                    }
+                }
                 Content::Other => side.count(Dropped::NotIp, 1),
             }
         }
@@ -248,20 +252,9 @@ impl Work {
         arena: &mut [u8],
         plain: Range<usize>,
     ) {
-        if !side.admits_in(session, &arena[plain.clone()]) {
-            return;
-        }
-        let Some(tun) = side.device(session) else {
-            side.count(Dropped::NoDevice, 1);
+        let Some(tun) = admitted(side, session, outer, &mut arena[plain.clone()]) else {
             return;
         };
-        if !ecn::decapsulate(&mut arena[plain.clone()], outer) {
-            side.count(Dropped::Congestion, 1);
-            return;
-        }
-        let association: &Association = session.as_ref().as_ref();
-        mss::clamp(&mut arena[plain.clone()], association.limit(), false);
-
         if !self.tun.as_ref().is_some_and(|old| Arc::ptr_eq(old, tun)) {
             self.flush(side, arena);
             self.coalescer.set_offloads(tun.offloads());
@@ -273,6 +266,27 @@ impl Work {
             writer: &mut self.writer,
         };
         self.coalescer.push(arena, plain, &mut sink);
+    }
+
+    /// A packet that came in several records, behind what came before it.
+    fn whole<S: Side>(
+        &mut self,
+        side: &S,
+        session: &Arc<S::Session>,
+        outer: Ecn,
+        arena: &mut [u8],
+        mut packet: Vec<u8>,
+    ) {
+        let Some(tun) = admitted(side, session, outer, &mut packet) else {
+            return;
+        };
+        self.flush(side, arena);
+        let mut sink = Delivery {
+            side,
+            tun,
+            writer: &mut self.writer,
+        };
+        sink.write(VnetHeader::PLAIN, &[IoSlice::new(&packet)]);
     }
 
     fn flush<S: Side>(&mut self, side: &S, arena: &mut [u8]) {
@@ -287,57 +301,52 @@ impl Work {
     }
 }
 
-/// The way into one device.
-struct Delivery<'a, S> {
-    side: &'a S,
-    tun: &'a Tun,
-    writer: &'a mut Writer,
+/// Where a packet of the session's goes, made ready for it; none where it may
+/// not, which is counted.
+fn admitted<'a, S: Side>(
+    side: &S,
+    session: &'a Arc<S::Session>,
+    outer: Ecn,
+    packet: &mut [u8],
+) -> Option<&'a Arc<Tun>> {
+    if !side.admits_in(session, packet) {
+        return None;
+    }
+    let Some(tun) = side.device(session) else {
+        side.count(Dropped::NoDevice, 1);
+        return None;
+    };
+    if !ecn::decapsulate(packet, outer) {
+        side.count(Dropped::Congestion, 1);
+        return None;
+    }
+    let association: &Association = session.as_ref().as_ref();
+    mss::clamp(packet, association.limit(), false);
+
+    Some(tun)
 }
 
-impl<S: Side> Sink for Delivery<'_, S> {
-    fn write(&mut self, header: VnetHeader, parts: &[IoSlice<'_>]) {
-        let Err(error) = self.tun.try_send(header, parts) else {
-            return;
-        };
-        if header.gso == Gso::None {
-            tracing::trace!(device = self.tun.name(), %error, "packet dropped at the device");
-            self.side.count(Dropped::Device, 1);
-            return;
-        }
-        self.write_cut(header, parts, &error);
+/// The packet that a part makes whole, with the mark of its datagrams.
+fn joined<S: Side>(
+    side: &S,
+    session: &Arc<S::Session>,
+    (mark, part): (Ecn, &[u8]),
+    now: Instant,
+) -> Option<(Vec<u8>, Ecn)> {
+    let association: &Association = session.as_ref().as_ref();
+    let added = association.joiner().add(now, mark, part);
+    let Ok(Added { whole, dropped }) = added else {
+        side.count(Dropped::NotIp, 1);
+        return None;
+    };
+    side.count(Dropped::Torn, dropped);
+    let is_packet = |packet: &[u8]| matches!(Content::of(packet), Content::Ip4 | Content::Ip6);
+    if whole.as_ref().is_some_and(|(packet, _)| !is_packet(packet)) {
+        side.count(Dropped::NotIp, 1);
+        return None;
     }
-}
 
-impl<S: Side> Delivery<'_, S> {
-    /// Writes a run that the device refused packet by packet. Where it takes
-    /// them, it was the run that it could not take.
-    fn write_cut(&mut self, header: VnetHeader, parts: &[IoSlice<'_>], error: &io::Error) {
-        let Writer { run, piece } = &mut *self.writer;
-        let Ok(mut segments) = Segments::of_parts(header, parts, run) else {
-            self.side.count(Dropped::Device, 1);
-            return;
-        };
-        let mut takes_all = true;
-        while let Some(len) = segments.next_len() {
-            piece.resize(len, 0);
-            segments.write_next(piece);
-            match self.tun.try_send(VnetHeader::PLAIN, &[IoSlice::new(piece)]) {
-                Ok(()) => {}
-                Err(_) => {
-                    takes_all = false;
-                    self.side.count(Dropped::Device, 1);
-                }
-            }
-        }
-        // Memory may be short for a moment; that says nothing of runs.
-        let is_lasting = matches!(
-            error.raw_os_error(),
-            Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE)
-        );
-        if takes_all && is_lasting {
-            self.tun.refuse(header.gso);
-        }
-    }
+    whole
 }
 
 /// Hands over the datagrams of a message that are no session's data.

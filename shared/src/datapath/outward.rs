@@ -2,6 +2,7 @@
 //! from, and gathered into messages.
 
 mod fit;
+mod gather;
 
 use std::io;
 use std::sync::Arc;
@@ -12,12 +13,10 @@ use super::outbox::{MAX_MESSAGES, Outbox};
 use super::side::{Dropped, Side};
 use super::worker::Found;
 use crate::association::Association;
-use crate::dtls::header::ContentType;
 use crate::packet::ecn::Ecn;
 use crate::packet::segment::{NotCut, Segments};
 use crate::packet::vnet::{Gso, VnetHeader};
 use crate::packet::{mss, shorten};
-use crate::record::{NotSealed, Sealer};
 use crate::tun::Tun;
 use crate::udp::Path;
 use crate::udp::send::{SendOutcome, Transmit};
@@ -190,45 +189,6 @@ impl Outward {
         0
     }
 
-    /// Cuts, seals and gathers a packet; sends whenever a message is full.
-    fn gather<S: Side>(
-        &mut self,
-        side: &S,
-        association: &Association,
-        header: VnetHeader,
-        packet: &mut [u8],
-    ) -> Result<(), NotCut> {
-        let (limit, outer) = way(header, packet, association)?;
-        let mut segments = Segments::new(header, packet, limit)?;
-        let sealer = association.sealer();
-        let longest = association.lane().longest();
-
-        while let Some(len) = segments.next_len() {
-            let whole = len + sealer.overhead();
-            if self.outbox.records() == association.batch()
-                || !self.outbox.has_room(whole, outer, longest)
-            {
-                self.send(side, association);
-            }
-            let Some(record) = self.outbox.room(whole, outer, longest) else {
-                return Err(NotCut::TooBig);
-            };
-            segments.write_next(&mut record[Sealer::PLAIN_AT..][..len]);
-            if let Err(why) = sealer.seal_in_place(ContentType::ApplicationData, record) {
-                self.outbox.take_back(whole);
-                side.count(
-                    match why {
-                        NotSealed::Exhausted => Dropped::Exhausted,
-                        NotSealed::TooLong => Dropped::TooBig,
-                    },
-                    1,
-                );
-            }
-        }
-
-        Ok(())
-    }
-
     /// Sends what was gathered, or lets it wait behind what waits already.
     fn send<S: Side>(&mut self, side: &S, association: &Association) {
         if self.outbox.messages().is_empty() {
@@ -349,7 +309,7 @@ impl Outward {
         }
 
         let cut = way(header, packet, association)
-            .and_then(|(limit, _)| Segments::new(header, packet, limit));
+            .and_then(|way| Segments::new(header, packet, way.limit));
         let mut segments = match cut {
             Ok(segments) => segments,
             Err(why) => {

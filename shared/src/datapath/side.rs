@@ -75,6 +75,8 @@ pub enum Dropped {
     OutOfPlace,
     /// An application record with neither a packet nor a message.
     NotIp,
+    /// A packet some of whose records did not come.
+    Torn,
     /// The device took no packet.
     Device,
     /// A device's packet that is malformed.

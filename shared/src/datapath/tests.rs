@@ -11,8 +11,12 @@ use crate::dtls::header::ContentType;
 use crate::dtls::schedule::DirectionKey;
 use crate::link::Netlink;
 use crate::netns::isolated;
+use crate::packet::checksum;
+use crate::packet::fragment::Piece;
 use crate::packet::too_big::FarEnd;
+use crate::parts::Parts;
 use crate::record::{Opener, Sealer};
+use crate::sys;
 use crate::udp::Path;
 use crate::udp::socket::UdpSocket;
 
@@ -59,6 +63,81 @@ fn a_devices_packets_reach_the_peer_in_order_and_come_back_from_it() {
 }
 
 #[test]
+fn a_packet_larger_than_the_path_goes_in_fragments() {
+    isolated(|netlink| async move {
+        let peer = Peer::bind("127.0.0.1:443").unwrap();
+        peer.set_read_timeout(Some(SOON)).unwrap();
+        let inside = Inside::new(&netlink, "127.0.0.1:443").await;
+        inside.side.session.0.set_limit(600);
+        let dont = libc::IP_PMTUDISC_DONT;
+        sys::socket::set_int(
+            inside.socket.as_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            dont,
+        )
+        .unwrap();
+        let said: Vec<u8> = (0..1300_u16).map(|at| (at / 5) as u8).collect();
+
+        inside.socket.send_to(&said, "10.0.0.2:700").unwrap();
+
+        let mut opener = Opener::new(CipherSuite::Gcm, &key(), 1);
+        let mut heard = Vec::new();
+        for more in [true, true, false] {
+            let mut datagram = [0; 2048];
+            let len = peer.recv(&mut datagram).unwrap();
+            let (_, packet) = opener.open(&mut datagram[..len]).unwrap();
+            assert!(packet.len() <= 600);
+            assert_eq!(packet[6] & 0x20 != 0, more);
+            heard.extend_from_slice(&packet[20..]);
+        }
+        assert_eq!(heard[8..], said);
+    });
+}
+
+#[test]
+fn a_packet_in_several_records_is_put_together() {
+    isolated(|netlink| async move {
+        let peer = Peer::bind("127.0.0.1:443").unwrap();
+        let inside = Inside::new(&netlink, "127.0.0.1:443").await;
+        inside.send(0);
+        let spoke = peer.recv_from(&mut [0; 2048]).unwrap().1;
+        let seal = |plain: &[u8]| {
+            let mut datagram = Vec::new();
+            let content = ContentType::ApplicationData;
+            inside.peer.seal(content, plain, &mut datagram).unwrap();
+            datagram
+        };
+        let parts: Vec<_> = [1, 2, 3]
+            .map(|number| {
+                let packet = answer(&[number; 900]);
+                let parts = Parts::of(&packet, 500, number.into()).unwrap();
+                let write = |part: Piece<'_>| {
+                    let mut plain = vec![0; part.len()];
+                    part.write(&mut plain);
+                    plain
+                };
+                parts.map(write).collect::<Vec<_>>()
+            })
+            .concat();
+
+        // The second is torn, and the third comes the wrong way round.
+        for at in [0, 1, 2, 5, 4] {
+            peer.send_to(&seal(&parts[at]), spoke).unwrap();
+        }
+        peer.send_to(&seal(&[0x10, 0x77, 0, 0, 0, 9, 1]), spoke)
+            .unwrap();
+
+        for number in [1, 3] {
+            let mut heard = [0; 2048];
+            let len = inside.socket.recv(&mut heard).unwrap();
+            assert_eq!(heard[..len], [number; 900]);
+        }
+        until(|| inside.side.lost.load(Ordering::Relaxed) == 1);
+    });
+}
+
+#[test]
 fn a_panic_costs_what_was_at_hand_and_no_more() {
     isolated(|netlink| async move {
         let peer = Peer::bind("127.0.0.1:443").unwrap();
@@ -91,6 +170,21 @@ fn a_peer_that_is_gone_is_noticed_by_sending_alone() {
             inside.side.errors.load(Ordering::Relaxed) > 0
         });
     });
+}
+
+/// A packet to the socket inside, without checksum of its transport.
+fn answer(said: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0];
+    packet.extend((28 + said.len() as u16).to_be_bytes());
+    packet.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 2, 10, 0, 0, 1]);
+    let sum = checksum::finish(checksum::sum(0, &packet));
+    packet[10..12].copy_from_slice(&sum);
+    packet.extend([700_u16.to_be_bytes(), 700_u16.to_be_bytes()].concat());
+    packet.extend((8 + said.len() as u16).to_be_bytes());
+    packet.extend([0, 0]);
+    packet.extend(said);
+
+    packet
 }
 
 /// A machine with a device whose packets go to a peer.

@@ -12,12 +12,31 @@ use crate::packet::segment::NotCut;
 use crate::packet::too_big::{self, Fit};
 use crate::packet::vnet::{Gso, VnetHeader};
 
-/// The largest packet to cut into, and what the outer header says.
+/// The way of one packet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    /// The largest packet to cut a run into.
+    pub(super) limit: usize,
+    pub(super) outer: Outer,
+    /// What becomes of packets larger than the path carries.
+    pub(super) pieces: Option<Pieces>,
+}
+
+/// A packet cut here, as nobody on the way can, or need, do it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pieces {
+    /// Largest packet that the path carries.
+    pub(super) limit: usize,
+    /// The packet itself may be fragmented; else it goes in several records.
+    pub(super) fragments: bool,
+}
+
+/// Which way a packet goes.
 pub(super) fn way(
     header: VnetHeader,
     packet: &[u8],
     association: &Association,
-) -> Result<(usize, Outer), NotCut> {
+) -> Result<Way, NotCut> {
     let limit = association.limit();
     let len = match header.gso {
         Gso::None => packet.len(),
@@ -25,17 +44,26 @@ pub(super) fn way(
         Gso::Tcp4 | Gso::Tcp6 => packet.len().min(limit),
         Gso::Udp => usize::from(header.csum_start) + UDP_HEADER + usize::from(header.gso_size),
     };
-    let (limit, df) = match too_big::fit(packet, len, limit) {
-        Fit::Whole => (limit, true),
-        // Nobody on the way fragments IPv6, so nothing is won without DF. What
-        // is larger goes in pieces where our kernel knows the path's MTU.
-        Fit::Pieces if len <= limit && association.is_over_ip6() => (limit, true),
-        Fit::Pieces => (limit.max(len), false),
+    let (pieces, df) = match too_big::fit(packet, len, limit) {
+        Fit::Whole => (None, true),
+        // Nobody on the way fragments IPv6, so nothing is won without DF.
+        Fit::Pieces if len <= limit => (None, association.is_over_ip6()),
+        Fit::Pieces => {
+            let fragments = too_big::may_fragment(packet);
+            // To another peer it goes where our kernel knows the path's MTU.
+            let pieces =
+                (fragments || association.takes_parts()).then_some(Pieces { limit, fragments });
+            (pieces, pieces.is_some() && association.is_over_ip6())
+        }
         Fit::TooBig => return Err(NotCut::TooBig),
     };
     let ecn = ecn::outer(ecn::of(packet));
 
-    Ok((limit, Outer { ecn, df }))
+    Ok(Way {
+        limit: limit.max(len),
+        outer: Outer { ecn, df },
+        pieces,
+    })
 }
 
 /// Tells the sender of a packet what the path carries.
