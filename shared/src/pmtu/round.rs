@@ -70,15 +70,13 @@ impl Round {
         self.passed
     }
 
-    /// The smallest size above it that does not pass, if any is known.
+    /// The smallest size above it that does not pass, if any is known. An answer
+    /// to a probe of an earlier round may have shown that the ceiling is none.
     pub(super) fn fails(&self) -> Option<u16> {
-        let unanswered = self
-            .sizes
-            .iter()
-            .copied()
-            .find(|&size| Some(size) > self.passed);
+        let is_above = |size: &u16| Some(*size) > self.passed;
+        let unanswered = self.sizes.iter().copied().find(is_above);
 
-        unanswered.or(self.ceiling)
+        unanswered.or(self.ceiling.filter(is_above))
     }
 
     /// Whether no further probe could tell more.

@@ -323,6 +323,22 @@ fn an_answer_that_nobody_waits_for_changes_nothing() {
     assert_eq!(link.prober.limit(), 1215);
 }
 
+#[test]
+fn a_late_answer_of_more_than_was_found_to_fail_is_believed() {
+    let mut link = Link::new(1435, 1300);
+    while link.prober.limit() == 1435 {
+        link.run(Duration::from_millis(1));
+    }
+    assert!(link.prober.poll_timeout().is_some(), "it is being refined");
+
+    let first = 1;
+    link.prober.answered(link.now, first);
+
+    assert_eq!(link.log[0], (0, 1435));
+    assert_eq!(link.prober.limit(), 1435);
+    assert_eq!(link.prober.poll_timeout(), None);
+}
+
 proptest! {
     #[test]
     fn the_limit_is_what_the_path_carries_less_a_grain(
