@@ -41,6 +41,9 @@ useradd passwd
 sudo sudo
 perl perl-base
 dnsmasq dnsmasq-base
+firewalld firewalld
+dbus-daemon dbus-daemon
+busctl systemd
 dash dash
 /bin/busybox busybox
 shellcheck shellcheck
@@ -56,6 +59,11 @@ WANTED
     )
     [ -n "${packages% }" ] || return 0
     command -v apt-get >/dev/null || fail "not Debian: install by hand what it calls $packages"
+
+    # Where it is installed it is started, and filters this machine.
+    case " $packages" in
+        *" firewalld "*) ln -sf /dev/null /etc/systemd/system/firewalld.service ;;
+    esac
 
     echo "installing $packages"
     apt-get update -qq

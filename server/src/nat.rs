@@ -1,5 +1,5 @@
 //! The way out for spokes (`-nat`): forwarding, one masquerade in a table of
-//! our own, and an accept where another program's rules drop what spokes send.
+//! our own, and an accept where others' rules drop what spokes send.
 //!
 //! Forwarding is switched on and left on: off, it would cut off what others on
 //! the machine have begun to forward meanwhile, such as containers. The table
@@ -9,8 +9,10 @@
 
 mod chains;
 mod doors;
+mod firewalld;
 mod forwarding;
 mod keeper;
+mod natives;
 mod plan;
 
 use std::net::SocketAddr;
@@ -116,12 +118,12 @@ async fn remove_leftover(name: &str) -> anyhow::Result<()> {
     let Some(claim) = Claim::try_take(name)? else {
         return Ok(());
     };
-    keeper::remove(&plan::table(name))
+    keeper::remove_leftover(&plan::table(name), claim)
         .await
         .context("failed to remove what -nat has left")?;
     tracing::info!(hub = name, "what -nat had left is removed");
 
-    Ok(claim.remove()?)
+    Ok(())
 }
 
 /// One of its own for each hub of a machine.

@@ -1,16 +1,16 @@
 //! The sign of a process that keeps something in this network namespace: a
 //! locked file in `/run/dtun`. What a killed process kept is known by a file
-//! that nobody holds.
+//! that nobody holds, and by what it has noted there.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// Held until it is dropped, or the process ends.
 #[derive(Debug)]
 pub struct Claim {
-    _file: File,
+    file: File,
     path: PathBuf,
 }
 
@@ -27,14 +27,33 @@ impl Claim {
             io::Error::new(error.kind(), text)
         };
         let file = fs::create_dir_all(FOLDER)
-            .and_then(|()| File::create(&path))
+            .and_then(|()| {
+                let mut options = File::options();
+                // What was noted stays.
+                options.write(true).create(true).truncate(false).open(&path)
+            })
             .map_err(named)?;
 
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file, path })),
+            Ok(()) => Ok(Some(Self { file, path })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(named(error)),
         }
+    }
+
+    /// Notes this for whoever takes it after a kill, instead of what was noted
+    /// before.
+    pub fn note(&self, text: &str) -> io::Result<()> {
+        let mut file = &self.file;
+        io::Seek::rewind(&mut file)?;
+        file.set_len(0)?;
+
+        file.write_all(text.as_bytes())
+    }
+
+    /// What was noted last, by us or by one that was killed.
+    pub fn noted(&self) -> String {
+        fs::read_to_string(&self.path).unwrap_or_default()
     }
 
     /// Forgets that there was one.
@@ -89,6 +108,23 @@ mod tests {
             first.remove().unwrap();
             second.remove().unwrap();
             assert_eq!(claims("test-"), [""; 0]);
+        });
+    }
+
+    #[test]
+    fn what_one_that_was_killed_has_noted_is_there_for_the_next() {
+        isolated(|_| async {
+            let killed = Claim::try_take("test-4").unwrap().unwrap();
+            killed.note("a long note").unwrap();
+            killed.note("short").unwrap();
+            drop(killed);
+
+            let next = Claim::try_take("test-4").unwrap().unwrap();
+            assert_eq!(next.noted(), "short");
+            next.remove().unwrap();
+            let new = Claim::try_take("test-4").unwrap().unwrap();
+            assert_eq!(new.noted(), "");
+            new.remove().unwrap();
         });
     }
 

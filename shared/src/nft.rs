@@ -15,6 +15,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::time::timeout;
@@ -24,8 +25,20 @@ pub use watch::{TableWatch, Touch};
 
 /// Carries a script out, as `nft -f`; returns what it printed.
 pub async fn run(script: &str) -> Result<String, NftError> {
+    carry_out(&["-s", "-f", "-"], script).await
+}
+
+/// All tables, as libnftables-json(5) has them, without what is in sets with
+/// names.
+pub async fn ruleset() -> Result<Value, NftError> {
+    let text = carry_out(&["-j", "-t", "list", "ruleset"], "").await?;
+
+    serde_json::from_str(&text).map_err(|error| NftError::Io(error.into()))
+}
+
+async fn carry_out(arguments: &[&str], script: &str) -> Result<String, NftError> {
     let mut child = command()
-        .args(["-s", "-f", "-"])
+        .args(arguments)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)

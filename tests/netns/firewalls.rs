@@ -132,18 +132,6 @@ fn the_script_does_the_same_and_undoes_it_with_nft_or_without() {
     }
 }
 
-#[test]
-fn beside_firewalld_the_hub_says_what_to_tell_it() {
-    let (picture, _) = nat(&["-listen", ":4433"], |host| {
-        host.run("nft add table inet firewalld");
-    });
-
-    picture.hub.line_anywhere(&[
-        "firewalld",
-        "firewall-cmd --add-port=4433/udp; firewall-cmd --zone=trusted --add-interface=dtun+",
-    ]);
-}
-
 /// Runs hub-nat.sh where `iptables` is of that kind, with or without nft.
 #[track_caller]
 fn script(netns: &Netns, order: &str, kind: &str, nft: bool) {
@@ -211,7 +199,7 @@ fn restore(netns: &Netns, ruleset: &str, kind: &str) {
 }
 
 /// All rules, without counters and comments, which have the time.
-fn firewall(netns: &Netns) -> String {
+pub(crate) fn firewall(netns: &Netns) -> String {
     let mut all = netns.run("nft -s list ruleset");
     for kind in ["nft", "legacy"] {
         // Asking the older one for tables that are not there would make them.

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
@@ -13,6 +14,8 @@ use nix::sched::{CloneFlags, setns};
 #[derive(Debug)]
 pub(crate) struct Netns {
     name: String,
+    /// Its own system bus, for programs that ask for one.
+    bus: OnceLock<&'static str>,
 }
 
 impl Netns {
@@ -26,6 +29,7 @@ impl Netns {
         }
         let netns = Self {
             name: format!("dtun-{}-{number}-{role}", std::process::id()),
+            bus: OnceLock::new(),
         };
         let made = output(Command::new("ip").args(["netns", "add", &netns.name]));
         assert!(
@@ -48,7 +52,15 @@ impl Netns {
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
+        if let Some(bus) = self.bus.get() {
+            command.env("DBUS_SYSTEM_BUS_ADDRESS", bus);
+        }
         command
+    }
+
+    /// Tells every program from now on where the system bus is.
+    pub(crate) fn set_bus(&self, address: &'static str) {
+        self.bus.set(address).unwrap();
     }
 
     /// Runs a line of words inside; returns what it printed, or what it complained of.

@@ -168,7 +168,7 @@ fn read(netns: &Netns, path: &str) -> String {
 }
 
 /// Runs `dtun clean`, which must succeed.
-fn clean(netns: &Netns) {
+pub(crate) fn clean(netns: &Netns) {
     let mut command: Command = netns.command(env!("CARGO_BIN_EXE_dtun"));
     let output = command.args(["clean"]).output().unwrap();
     assert!(

@@ -112,6 +112,13 @@ impl Chains {
         (delete.collect(), accepts)
     }
 
+    /// Whether firewalld has made them, which has a way of its own.
+    pub(super) fn is_firewalld(&self) -> bool {
+        ["INPUT_ZONES", "FORWARD_IN_ZONES"]
+            .iter()
+            .any(|chain| self.rules.contains_key(*chain))
+    }
+
     /// All rules of ours, with their chains.
     pub(super) fn tagged(&self, tag: &str) -> Vec<(String, Rule)> {
         let all = self.rules.iter();

@@ -1,6 +1,6 @@
-//! The accepts in other programs' chains, by the iptables that owns them. A
-//! verdict of a table of our own would not help: whoever drops has the last
-//! word.
+//! The accepts in other programs' chains, each by the tool that owns them:
+//! iptables, firewalld's D-Bus, or nft. A verdict of a table of our own would not
+//! help: whoever drops has the last word.
 
 use std::env;
 use std::ffi::OsString;
@@ -9,31 +9,117 @@ use std::io;
 use std::process::Stdio;
 use std::time::Duration;
 
+use dtun_shared::claim::Claim;
 use dtun_shared::nft::{self, NftError};
 use ipnet::IpNet;
+use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::chains::{Chains, Wanted};
+use super::firewalld::{BusError, Firewalld};
+use super::natives::{self, Ruleset};
 
-/// Makes the rules of ours what they are to be; returns the chains that were
-/// changed.
-pub(super) async fn open(tag: &str, inside: &[IpNet], port: u16) -> Result<Vec<String>, DoorError> {
-    let mut changed = Vec::new();
-    for tool in tools().await? {
+/// What others' chains have of ours.
+#[derive(Debug)]
+pub(super) struct Doors {
+    /// The comment that every rule of ours bears, or begins with.
+    tag: String,
+    /// Where the hub listens.
+    port: u16,
+    /// What tells `dtun clean` of us.
+    claim: Option<Claim>,
+    firewalld: Firewalld,
+}
+
+/// What was done; one way may fail where others do not.
+#[derive(Debug, Default)]
+pub(super) struct Opened {
+    /// Where something was let pass.
+    pub(super) places: Vec<String>,
+    pub(super) failed: Option<DoorError>,
+}
+
+impl Doors {
+    pub(super) fn new(tag: &str, port: u16, claim: Option<Claim>) -> Self {
+        Self {
+            tag: tag.to_owned(),
+            port,
+            firewalld: Firewalld::new(claim.as_ref()),
+            claim,
+        }
+    }
+
+    /// Makes what is ours in others' chains what it is to be.
+    pub(super) async fn open(&mut self, inside: &[IpNet]) -> Opened {
+        let mut opened = Opened::default();
+        let ways = match Ways::look().await {
+            Ok(ways) => ways,
+            Err(error) => {
+                opened.failed = Some(error);
+                return opened;
+            }
+        };
+        for (tool, chains) in &ways.iptables {
+            let result = self.open_iptables(tool, chains, inside).await;
+            opened.add(result);
+        }
+        let result = self.open_natives(&ways, inside).await;
+        opened.add(result);
+        if ways.firewalld {
+            let claim = self.claim.as_ref();
+            let result = self.firewalld.open(self.port, claim).await;
+            let result = result.map_err(|error| DoorError::Firewalld(error, self.port));
+            opened.add(result);
+        }
+
+        opened
+    }
+
+    /// Removes all that is ours.
+    pub(super) async fn shut(&mut self) -> Result<(), DoorError> {
+        let ways = Ways::look().await?;
+        for (tool, chains) in &ways.iptables {
+            for (chain, rule) in chains.tagged(&self.tag) {
+                tool.change(&["-D", &chain], &rule).await?;
+            }
+        }
+        for change in ways.natives().removal(&self.tag) {
+            nft::run(&change.script).await?;
+        }
+        if ways.firewalld {
+            let result = self.firewalld.shut(self.claim.as_ref()).await;
+            result.map_err(|error| DoorError::Firewalld(error, self.port))?;
+        }
+
+        Ok(())
+    }
+
+    /// Nothing of ours is left.
+    pub(super) fn forget(self) -> io::Result<()> {
+        self.claim.map_or(Ok(()), Claim::remove)
+    }
+
+    async fn open_iptables(
+        &self,
+        tool: &Tool,
+        chains: &Chains,
+        inside: &[IpNet],
+    ) -> Result<Vec<String>, DoorError> {
         let inside: Vec<_> = inside
             .iter()
             .filter(|net| net.addr().is_ipv6() == tool.ip6)
             .copied()
             .collect();
-        let Ok(listing) = tool.run(&["-S"]).await else {
-            continue; // A table of nft that only has its name.
-        };
-        let inside = &inside[..];
-        let (gone, new) = Chains::parse(&listing).changes(Wanted { tag, inside, port });
+        let (gone, new) = chains.changes(Wanted {
+            tag: &self.tag,
+            inside: &inside,
+            port: self.port,
+        });
         for (chain, rule) in gone {
             tool.change(&["-D", &chain], &rule).await?;
         }
+        let mut changed = Vec::new();
         for accept in new {
             let at = accept.at.to_string();
             tool.change(&["-I", &accept.chain, &at], &accept.rule)
@@ -43,32 +129,105 @@ pub(super) async fn open(tag: &str, inside: &[IpNet], port: u16) -> Result<Vec<S
                 changed.push(name);
             }
         }
+
+        Ok(changed)
     }
 
-    Ok(changed)
+    async fn open_natives(&self, ways: &Ways, inside: &[IpNet]) -> Result<Vec<String>, DoorError> {
+        let changes = ways.natives().changes(natives::Wanted {
+            tag: &self.tag,
+            inside,
+            port: self.port,
+        });
+        let mut changed = Vec::new();
+        for change in changes {
+            nft::run(&change.script)
+                .await
+                .map_err(|error| DoorError::Native(change.chain.clone(), error))?;
+            if change.opens {
+                changed.push(format!("nft {}", change.chain));
+            }
+        }
+
+        Ok(changed)
+    }
 }
 
-/// Removes every rule with the tag.
-pub(super) async fn shut(tag: &str) -> Result<(), DoorError> {
-    for tool in tools().await? {
-        let Ok(listing) = tool.run(&["-S"]).await else {
-            continue;
-        };
-        for (chain, rule) in Chains::parse(&listing).tagged(tag) {
-            tool.change(&["-D", &chain], &rule).await?;
+impl Opened {
+    /// Keeps the first failure.
+    fn add(&mut self, result: Result<Vec<String>, DoorError>) {
+        match result {
+            Ok(places) => self.places.extend(places),
+            Err(error) => {
+                self.failed.get_or_insert(error);
+            }
         }
     }
-
-    Ok(())
 }
 
-/// Whether firewalld filters by nftables, where it alone can let something pass.
-pub(super) async fn has_firewalld() -> Result<bool, NftError> {
-    let tables = nft::run("list tables").await?;
+/// Who filters on this machine.
+#[derive(Debug, Default)]
+struct Ways {
+    /// By iptables, and what it printed.
+    iptables: Vec<(Tool, Chains)>,
+    /// As nft tells it.
+    ruleset: Value,
+    firewalld: bool,
+}
 
-    Ok(tables
-        .lines()
-        .any(|line| line.trim() == "table inet firewalld"))
+impl Ways {
+    async fn look() -> Result<Self, DoorError> {
+        let ruleset = nft::ruleset().await?;
+        let tables = ruleset["nftables"].as_array().into_iter().flatten();
+        let tables: Vec<_> = tables.map(|entry| &entry["table"]).collect();
+        let has = |family: &str, name: &str| {
+            tables
+                .iter()
+                .any(|table| table["family"] == family && table["name"] == name)
+        };
+        let mut firewalld = has("inet", "firewalld");
+        let newer = [
+            ("ip", ["iptables-nft", "iptables"]),
+            ("ip6", ["ip6tables-nft", "ip6tables"]),
+        ];
+        let newer = newer
+            .into_iter()
+            .filter(|(family, _)| has(family, "filter"));
+        let legacy = LEGACY.into_iter().filter(|(file, _)| has_filter(file));
+
+        let mut iptables = Vec::new();
+        for (_, names) in newer.chain(legacy) {
+            let ip6 = names[1].starts_with("ip6");
+            let tool = Tool { names, ip6 };
+            // One that cannot read it has not made it.
+            let Ok(listing) = tool.run(&["-S"]).await else {
+                continue;
+            };
+            let chains = Chains::parse(&listing);
+            if chains.is_firewalld() {
+                firewalld = true;
+            } else {
+                iptables.push((tool, chains));
+            }
+        }
+
+        Ok(Self {
+            iptables,
+            ruleset,
+            firewalld,
+        })
+    }
+
+    /// The chains that no other program takes care of.
+    fn natives(&self) -> Ruleset {
+        let read: Vec<_> = self
+            .iptables
+            .iter()
+            .map(|(tool, _)| tool.family())
+            .collect();
+
+        Ruleset::parse(&self.ruleset, &read)
+    }
 }
 
 /// Whether the older iptables, which tells nobody of changes, has rules.
@@ -81,6 +240,12 @@ pub(super) fn is_deaf() -> bool {
 pub(super) enum DoorError {
     #[error(transparent)]
     Nft(#[from] NftError),
+    #[error("{0}: {1}")]
+    Native(String, NftError),
+    #[error(
+        "{0}; run: firewall-cmd --add-port={1}/udp; firewall-cmd --zone=trusted --add-interface=dtun+"
+    )]
+    Firewalld(BusError, u16),
     #[error("{0} is missing: install the package iptables")]
     Missing(&'static str),
     #[error("{program} said: {said}")]
@@ -92,6 +257,7 @@ pub(super) enum DoorError {
 }
 
 /// One program for one family.
+#[derive(Debug)]
 struct Tool {
     /// Its full name, and the one that it may have alone.
     names: [&'static str; 2],
@@ -99,6 +265,11 @@ struct Tool {
 }
 
 impl Tool {
+    /// As nft calls it.
+    fn family(&self) -> &'static str {
+        if self.ip6 { "ip6" } else { "ip" }
+    }
+
     async fn change(&self, command: &[&str], rule: &[String]) -> Result<(), DoorError> {
         let rule = rule.iter().map(String::as_str);
         let words: Vec<_> = command.iter().copied().chain(rule).collect();
@@ -133,26 +304,6 @@ impl Tool {
 
         Err(DoorError::Missing(self.names[1]))
     }
-}
-
-/// Those that have rules: asking others would make them tables.
-async fn tools() -> Result<Vec<Tool>, NftError> {
-    let tables = nft::run("list tables").await?;
-    let has = |table: &str| tables.lines().any(|line| line.trim() == table);
-    let newer = [
-        ("table ip filter", ["iptables-nft", "iptables"]),
-        ("table ip6 filter", ["ip6tables-nft", "ip6tables"]),
-    ];
-    let newer = newer.into_iter().filter(|(table, _)| has(table));
-    let legacy = LEGACY.into_iter().filter(|(file, _)| has_filter(file));
-
-    Ok(newer
-        .chain(legacy)
-        .map(|(_, names)| Tool {
-            names,
-            ip6: names[1].starts_with("ip6"),
-        })
-        .collect())
 }
 
 /// Whether a file that names a family's tables of the older iptables has the

@@ -13,24 +13,28 @@ use ipnet::IpNet;
 use tokio::sync::{oneshot, watch};
 use tokio::time::interval;
 
-use super::doors;
+use super::doors::{self, Doors};
 use super::plan::Plan;
 
 pub(super) struct Keeper {
     plan: Plan,
-    /// Where the hub listens.
-    port: u16,
-    /// What tells `dtun clean` of us.
-    claim: Option<Claim>,
     watch: TableWatch,
     repairs: Repairs,
     /// When to put back what somebody took away.
     repair: Option<Instant>,
-    /// Tells of changes in the tables that iptables makes.
+    /// What lets it pass in others' chains.
+    doors: Doors,
+    /// Tells of changes in others' tables.
     theirs: TableWatch,
     entries: Repairs,
     /// When to look whether what we have in others' chains is there.
     look: Option<Instant>,
+    /// Looks in a row at which there was nothing to do.
+    vain: u32,
+    /// Before that the next would cost too much.
+    calm: Option<Instant>,
+    /// Looks in a row at which something failed.
+    failures: u32,
     /// The user knows that something cannot be had there.
     told: bool,
 }
@@ -40,28 +44,20 @@ impl Keeper {
     pub(super) async fn new(plan: Plan, port: u16, claim: Option<Claim>) -> Result<Self, NftError> {
         let mut keeper = Self {
             watch: TableWatch::new(&plan.table)?,
-            theirs: TableWatch::new(IPTABLES)?,
+            theirs: TableWatch::all_but(&plan.table)?,
+            doors: Doors::new(&plan.table, port, claim),
             plan,
-            port,
-            claim,
             repairs: Repairs::of("rules of -nat").every(QUARREL),
             repair: None,
             entries: Repairs::of("accepts in the firewall's chains").every(QUARREL),
             look: None,
+            vain: 0,
+            calm: None,
+            failures: 0,
             told: false,
         };
         keeper.put_up().await?;
         keeper.look().await;
-        if doors::has_firewalld().await? {
-            let run = format!(
-                "firewall-cmd --add-port={port}/udp; \
-                 firewall-cmd --zone=trusted --add-interface=dtun+"
-            );
-            tracing::warn!(
-                run,
-                "firewalld may drop what spokes send: it has to be told"
-            );
-        }
 
         Ok(keeper)
     }
@@ -128,12 +124,12 @@ impl Keeper {
         }
     }
 
-    /// Changes come in bursts.
+    /// Changes come in bursts, and on some machines all the time.
     fn look_soon(&mut self, touch: &io::Result<Touch>) {
         let soon = Instant::now() + if touch.is_ok() { REST } else { BLIND };
-        let not_before = self.entries.not_before();
+        let others = [self.entries.not_before(), self.calm];
         self.look
-            .get_or_insert(not_before.map_or(soon, |at| at.max(soon)));
+            .get_or_insert(others.into_iter().flatten().fold(soon, Instant::max));
     }
 
     /// Lets pass in others' chains what they drop.
@@ -141,43 +137,57 @@ impl Keeper {
         self.look = None;
         // Before: what happens from now on is looked at again.
         self.theirs.forget();
-        let result = doors::open(&self.plan.table, &self.plan.inside(), self.port).await;
+        let start = Instant::now();
+        let opened = self.doors.open(&self.plan.inside()).await;
         let now = Instant::now();
-        match result {
-            Ok(changed) if changed.is_empty() => self.told = false,
-            Ok(changed) => {
-                self.told = false;
-                if self.entries.made(now).is_zero() {
-                    let chains = changed.join(", ");
-                    tracing::info!(chains, "what spokes send is dropped there: accepted");
-                }
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.told, true) {
-                    tracing::warn!("other rules may drop what spokes send: {error}");
-                }
-                self.look = Some(now + self.entries.made(now).max(REST));
-            }
+        self.vain = if opened.places.is_empty() {
+            self.vain.saturating_add(1)
+        } else {
+            0
+        };
+        let rest = ((now - start) * LEISURE).min(MINUTE);
+        self.calm = (self.vain > IN_VAIN).then_some(now + rest);
+
+        if !opened.places.is_empty() && self.entries.made(now).is_zero() {
+            let chains = opened.places.join(", ");
+            tracing::info!(chains, "what spokes send is dropped there: accepted");
         }
+        let Some(error) = opened.failed else {
+            self.told = false;
+            self.failures = 0;
+            return;
+        };
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::warn!("other rules may drop what spokes send: {error}");
+        }
+        let wait = (AGAIN * (1 << self.failures.min(6))).min(MINUTE);
+        self.failures = self.failures.saturating_add(1);
+        self.look = Some(now + wait);
     }
 
-    async fn finish(self, stop: Stop) {
+    async fn finish(mut self, stop: Stop) {
         if stop == Stop::Restart {
             return;
         }
-        if let Err(error) = remove(&self.plan.table).await {
+        if let Err(error) = remove(&self.plan.table, &mut self.doors).await {
             tracing::error!("failed to remove the rules of -nat: {error:#}");
-        } else if let Some(claim) = self.claim
-            && let Err(error) = claim.remove()
-        {
+        } else if let Err(error) = self.doors.forget() {
             tracing::debug!(%error, "the sign of -nat stays");
         }
     }
 }
 
-/// Removes a table, if it is there, and what bears its name in others' chains.
-pub(super) async fn remove(table: &str) -> anyhow::Result<()> {
-    doors::shut(table).await?;
+/// Removes what a hub that was killed has left, and its claim.
+pub(super) async fn remove_leftover(table: &str, claim: Claim) -> anyhow::Result<()> {
+    let mut doors = Doors::new(table, 0, Some(claim));
+    remove(table, &mut doors).await?;
+
+    Ok(doors.forget()?)
+}
+
+/// Removes a table, if it is there, and what is ours in others' chains.
+async fn remove(table: &str, doors: &mut Doors) -> anyhow::Result<()> {
+    doors.shut().await?;
     nft::run(&format!("table inet {table}\ndelete table inet {table}")).await?;
 
     Ok(())
@@ -192,8 +202,15 @@ const REST: Duration = Duration::from_millis(100);
 /// The older iptables tells nobody of changes.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The table of either family in which iptables filters.
-const IPTABLES: &str = "filter";
+/// Looking takes no more than one part in so many of a processor's time where
+/// others change their rules all the time, and need nothing of ours.
+const LEISURE: u32 = 5;
+
+/// Our own changes are heard as well, and a reload may be told twice.
+const IN_VAIN: u32 = 3;
+
+/// Before what failed is tried again; that doubles.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How long to wait where nothing is told, or nothing works.
 const BLIND: Duration = Duration::from_secs(2);

@@ -11,12 +11,20 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::sys;
 
-/// Hears of every change to the table of one name, whoever makes it.
+/// Hears of every change to the table of one name, whoever makes it, or of every
+/// change to the chains of all others.
 pub struct TableWatch {
     socket: AsyncFd<Socket>,
-    table: String,
+    which: Which,
     /// Of what fails for good.
     rest: Rest,
+}
+
+#[derive(Clone, Debug)]
+enum Which {
+    Only(String),
+    /// Tables, their chains and rules; what is in sets changes too often.
+    AllBut(String),
 }
 
 /// What was touched.
@@ -32,6 +40,15 @@ pub enum Touch {
 impl TableWatch {
     /// Watches from now on.
     pub fn new(table: &str) -> io::Result<Self> {
+        Self::of(Which::Only(table.to_owned()))
+    }
+
+    /// Watches all other tables from now on, but for what is in their sets.
+    pub fn all_but(table: &str) -> io::Result<Self> {
+        Self::of(Which::AllBut(table.to_owned()))
+    }
+
+    fn of(which: Which) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.set_non_blocking(true)?;
         socket.set_rx_buf_sz(BUFFER)?;
@@ -40,7 +57,7 @@ impl TableWatch {
 
         Ok(Self {
             socket: sys::readiness::register(socket)?,
-            table: table.to_owned(),
+            which,
             rest: Rest::default(),
         })
     }
@@ -51,24 +68,24 @@ impl TableWatch {
     pub async fn touched(&mut self) -> io::Result<Touch> {
         let Self {
             socket,
-            table,
+            which,
             rest,
         } = self;
 
-        rest.after_errors(next(socket, table)).await
+        rest.after_errors(next(socket, which)).await
     }
 
     /// Forgets what has been touched up to now. The kernel tells of a change
     /// before its maker hears that it is done.
     pub fn forget(&mut self) {
-        while read(self.socket.get_ref(), &self.table).is_ok() {}
+        while read(self.socket.get_ref(), &self.which).is_ok() {}
     }
 }
 
-async fn next(socket: &AsyncFd<Socket>, table: &str) -> io::Result<Touch> {
+async fn next(socket: &AsyncFd<Socket>, which: &Which) -> io::Result<Touch> {
     loop {
         let mut ready = socket.readable().await?;
-        match ready.try_io(|socket| read(socket.get_ref(), table)) {
+        match ready.try_io(|socket| read(socket.get_ref(), which)) {
             Ok(Ok(Some(touch))) => return Ok(touch),
             Ok(Ok(None)) | Err(_) => {}
             Ok(Err(error)) => return Err(error),
@@ -103,21 +120,21 @@ impl Rest {
 }
 
 /// Reads one datagram; `WouldBlock` when there is none.
-fn read(socket: &Socket, table: &str) -> io::Result<Option<Touch>> {
+fn read(socket: &Socket, which: &Which) -> io::Result<Option<Touch>> {
     let mut buffer = Vec::with_capacity(DATAGRAM);
     match socket.recv(&mut buffer, 0) {
-        Ok(_) => Ok(parse(&buffer, table)),
+        Ok(_) => Ok(parse(&buffer, which)),
         Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Some(Touch::Any)),
         Err(error) => Err(error),
     }
 }
 
 /// The gravest touch that a datagram of messages tells of.
-fn parse(mut datagram: &[u8], table: &str) -> Option<Touch> {
+fn parse(mut datagram: &[u8], which: &Which) -> Option<Touch> {
     let mut gravest = None;
     while let Ok(message) = NetlinkBuffer::new_checked(datagram) {
         let len = message.length() as usize;
-        match touch(message.message_type(), &datagram[HEADER..len], table) {
+        match touch(message.message_type(), &datagram[HEADER..len], which) {
             Some(Touch::Any) => return Some(Touch::Any),
             Some(touch) => gravest = Some(touch),
             None => {}
@@ -130,7 +147,7 @@ fn parse(mut datagram: &[u8], table: &str) -> Option<Touch> {
 
 /// What one message says: `struct nfgenmsg` of 4 bytes, then attributes, whose
 /// first kind is the table's name in all of them.
-fn touch(kind: u16, body: &[u8], table: &str) -> Option<Touch> {
+fn touch(kind: u16, body: &[u8], which: &Which) -> Option<Touch> {
     let mut name = None;
     let mut set = None;
     let mut rest = body.get(GENERIC..)?;
@@ -143,8 +160,10 @@ fn touch(kind: u16, body: &[u8], table: &str) -> Option<Touch> {
         }
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    if name? != table {
-        return None;
+    match which {
+        Which::Only(table) if name? == table => {}
+        Which::AllBut(table) if OF_CHAINS.contains(&kind) && name? != table => {}
+        Which::Only(_) | Which::AllBut(_) => return None,
     }
 
     match (kind, set) {
@@ -167,6 +186,15 @@ fn text(value: &[u8]) -> Option<&str> {
 
 const NFNLGRP_NFTABLES: u32 = 7;
 
+/// Tables, chains and rules, made or deleted.
+const OF_CHAINS: [u16; 6] = [
+    subsystem(0),
+    subsystem(2),
+    subsystem(3),
+    subsystem(5),
+    subsystem(6),
+    subsystem(8),
+];
 const NEW_ELEMENTS: u16 = subsystem(12);
 const DELETED_ELEMENTS: u16 = subsystem(14);
 
@@ -282,5 +310,31 @@ mod tests {
             rest.after_errors(async { Ok(()) }).await.unwrap();
             assert_eq!(begin.elapsed(), 3 * DEAF);
         }
+    }
+
+    #[test]
+    fn all_others_are_watched_but_for_their_sets() {
+        isolated(|_| async {
+            run(MINE).await.unwrap();
+            run("add table ip other; add set ip other s { type ipv4_addr; }")
+                .await
+                .unwrap();
+            let mut watch = TableWatch::all_but("mine").unwrap();
+
+            run("add rule inet mine c accept").await.unwrap();
+            run("add element ip other s { 192.0.2.1 }").await.unwrap();
+            let silence = timeout(Duration::from_millis(100), watch.touched());
+            silence.await.unwrap_err();
+
+            for change in [
+                "add chain ip other c",
+                "add rule ip other c accept",
+                "flush ruleset",
+            ] {
+                run(change).await.unwrap();
+                assert_eq!(next(&mut watch).await, Touch::Any, "{change}");
+                watch.forget();
+            }
+        });
     }
 }
