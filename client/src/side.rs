@@ -182,6 +182,9 @@ impl Side for SpokeSide {
         self.homeless.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The loop watches the machine's links itself.
+    fn device_gone(&self, (): &()) {}
+
     fn unwatched(&self, _session: &Arc<Session>) {
         self.flags.raise_unwatched();
     }

@@ -7,6 +7,7 @@
 mod admission;
 mod counters;
 mod fight;
+mod gone;
 mod hooks;
 mod memory;
 mod peernets;
@@ -223,6 +224,7 @@ impl Hub {
     }
 
     async fn handle_due(&mut self) {
+        self.handle_gone().await;
         // Their event was lost in a burst: the session works all the same.
         let confirmed = |kept: &&Kept| !kept.up && kept.session.is_confirmed();
         let unheard: Vec<_> = self

@@ -12,7 +12,7 @@ use crate::network::Network;
 use crate::nobody::{self, Nobody};
 use crate::scratch::Scratch;
 use crate::traffic::reaches;
-use crate::tunnel::{HUB4, Hub, SOON, Spoke, devices, mtu};
+use crate::tunnel::{HUB4, Hub, SOON, Spoke, devices, mtu, route};
 use crate::wait::until_true;
 
 #[test]
@@ -34,6 +34,26 @@ fn a_device_outlives_its_session_by_the_lease_time() {
     });
 
     assert_eq!(notes.read("calls"), "down dtun0 spoke2\n");
+}
+
+#[test]
+fn a_device_that_somebody_deletes_is_made_anew_under_a_session() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let (mut spoke, _) = Spoke::up(&network, 2, &["-peernet", "10.9.2.0/24"]);
+    let device = hub.device("spoke2").unwrap();
+    assert!(route(&hub.host, "10.9.2.0/24").contains(&device.name));
+
+    hub.host.ip(&format!("link del {}", device.name));
+
+    hub.line("device was deleted: made anew");
+    hub.line("its device was deleted");
+    spoke.line("tunnel up");
+    let anew = hub.device("spoke2").unwrap();
+    assert_eq!(anew.name, device.name);
+    assert_ne!(anew.index, device.index);
+    assert!(route(&hub.host, "10.9.2.0/24").contains(&device.name));
+    reaches(&spoke.host, HUB4);
 }
 
 #[test]

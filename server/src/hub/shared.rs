@@ -1,7 +1,7 @@
 //! What the hub's loop, the wire task and the data path share.
 
 use std::net::IpAddr;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use dtun_shared::association::NotSent;
 use dtun_shared::datapath::Lane;
@@ -29,6 +29,8 @@ pub(super) struct Shared {
     pub(super) strays: mpsc::Sender<Stray>,
     /// The hub's loop is to look at every session: it may have missed news.
     pub(super) missed: Notify,
+    /// Leases whose devices were deleted, by hint, for the hub's loop.
+    pub(super) gone: Mutex<Vec<String>>,
 }
 
 impl Shared {
@@ -54,6 +56,18 @@ impl Shared {
             Err(NotSent::NotSealed(_)) => self.counters.count(Dropped::Exhausted),
             Err(NotSent::Io(error)) => self.count_unsent(&error),
         }
+    }
+
+    /// A lease's device was deleted.
+    pub(super) fn note_gone(&self, hint: String) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.push(hint);
+        self.missed.notify_one();
+    }
+
+    /// What [`Self::note_gone`] was told since the last call.
+    pub(super) fn take_gone(&self) -> Vec<String> {
+        std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn count_unsent(&self, error: &std::io::Error) {

@@ -47,6 +47,10 @@ impl Side for Shared {
         });
     }
 
+    fn device_gone(&self, hint: &String) {
+        self.note_gone(hint.clone());
+    }
+
     fn unwatched(&self, session: &Arc<Session>) {
         if !self.tell_wire(Slow::Unwatched(Arc::clone(session))) {
             session.association().unwatch();
@@ -182,6 +186,8 @@ const LONGEST_STRAY: usize = RECORD_HEADER + MAX_CIPHERTEXT;
 mod tests {
     use dtun_shared::dtls::header::{RecordHeader, emit_plaintext};
     use dtun_shared::udp::socket::UdpSocket;
+    use std::sync::Mutex;
+
     use tokio::sync::{Notify, mpsc};
 
     use super::*;
@@ -211,6 +217,7 @@ mod tests {
                     slow,
                     strays,
                     missed: Notify::new(),
+                    gone: Mutex::default(),
                 },
                 slow: of_sessions,
                 strays: of_anyone,

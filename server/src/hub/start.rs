@@ -7,7 +7,7 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
@@ -91,6 +91,7 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
         slow,
         strays,
         missed: Notify::new(),
+        gone: Mutex::default(),
     });
     let datapath =
         Datapath::start(Arc::clone(&shared), workers).context("failed to start the data path")?;

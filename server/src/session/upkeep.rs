@@ -112,6 +112,8 @@ pub(crate) enum Ended {
     Unconfirmed,
     #[error("no lease was free")]
     Rejected,
+    #[error("its device was deleted")]
+    DeviceGone,
     #[error("the hub stops")]
     Stopped,
 }

@@ -78,6 +78,7 @@ impl Outward {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
                     tracing::debug!(device = tun.name(), "device deleted");
+                    side.device_gone(port);
                     is_there = false;
                     break;
                 }

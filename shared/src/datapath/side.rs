@@ -29,6 +29,9 @@ pub trait Side: Send + Sync + 'static {
     /// A packet came from a device without a session.
     fn homeless(&self, port: &Self::Port, packet: &[u8]);
 
+    /// The device was deleted, by whomever; once for each.
+    fn device_gone(&self, port: &Self::Port);
+
     /// Packets have gone out and nobody watches whether an answer comes: see
     /// [`Association::handle_sent`].
     fn unwatched(&self, session: &Arc<Self::Session>);

@@ -160,6 +160,18 @@ fn a_panic_costs_what_was_at_hand_and_no_more() {
 }
 
 #[test]
+fn a_device_that_is_deleted_is_told_of_while_nothing_passes() {
+    isolated(|netlink| async move {
+        let inside = Inside::new(&netlink, "127.0.0.1:443").await;
+
+        let index = inside.side.session.1.index();
+        netlink.delete_link(index).await.unwrap();
+
+        until(|| inside.side.is_gone.load(Ordering::Relaxed));
+    });
+}
+
+#[test]
 fn a_peer_that_is_gone_is_noticed_by_sending_alone() {
     isolated(|netlink| async move {
         // The socket is not in the data path, so nobody receives.
@@ -223,6 +235,7 @@ impl Inside {
             errors: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
             panics: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
         });
         let datapath = Datapath::start(Arc::clone(&side), 2).unwrap();
         if peer.port() != 9 {
@@ -253,6 +266,7 @@ struct Fake {
     errors: AtomicUsize,
     lost: AtomicUsize,
     panics: AtomicBool,
+    is_gone: AtomicBool,
 }
 
 struct Owner(Association, Arc<Tun>);
@@ -277,6 +291,10 @@ impl Side for Fake {
     }
 
     fn homeless(&self, (): &(), _: &[u8]) {}
+
+    fn device_gone(&self, (): &()) {
+        self.is_gone.store(true, Ordering::Relaxed);
+    }
 
     fn unwatched(&self, _: &Arc<Owner>) {
         self.unwatched.fetch_add(1, Ordering::Relaxed);
