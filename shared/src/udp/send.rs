@@ -113,6 +113,8 @@ impl UdpSocket {
                     }
                     if let Some(done) = refused.take_if(|refused| refused.at < cursor.at) {
                         self.cut_was_right(&done, messages[done.at].df);
+                    } else if refused.is_none() && pieces.starts_with_a_run() {
+                        self.run_was_right();
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -204,19 +206,27 @@ impl UdpSocket {
 
     /// A run was refused, and all its datagrams went one by one.
     fn cut_was_right(&self, refused: &Refused, df: bool) {
+        // Without Don't Fragment single datagrams are fragmented where a run is
+        // refused for its size; with it they are refused too.
         let lasting = match refused.error.raw_os_error() {
             Some(libc::EIO) => true,
-            // Without Don't Fragment single datagrams are fragmented where a
-            // run is refused for its size.
             Some(libc::EINVAL) => df,
-            // ICMP messages make the others, so anyone can.
-            _ => false,
+            Some(libc::EMSGSIZE) if !df => false,
+            // ICMP messages make these too, so anyone can now and then.
+            _ => self.refusals.fetch_add(1, Ordering::Relaxed) + 1 >= MANY_REFUSALS,
         };
         if lasting && self.segmenting.swap(false, Ordering::Relaxed) {
             tracing::warn!(
                 error = %refused.error,
                 "the kernel refuses to cut what is sent (UDP_SEGMENT): datagrams go one by one"
             );
+        }
+    }
+
+    /// A run went whole.
+    fn run_was_right(&self) {
+        if self.refusals.load(Ordering::Relaxed) != 0 {
+            self.refusals.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -326,6 +336,10 @@ fn failed(at: usize, error: io::Error) -> SendOutcome {
         error,
     }
 }
+
+/// So many errors of others, each at the very moment of two calls, and no run
+/// between them that went: nobody has that much luck.
+const MANY_REFUSALS: u32 = 8;
 
 /// UDP payload in the 576 bytes that every host takes (RFC 791, section 3.1).
 const CARRIED4: usize = 576 - 20 - 8;

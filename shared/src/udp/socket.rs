@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use socket2::{Domain, SockAddr, Socket};
@@ -26,6 +26,8 @@ pub struct UdpSocket {
     pub(super) connected: bool,
     /// Whether runs of datagrams go to the kernel whole (`UDP_SEGMENT`).
     pub(super) segmenting: AtomicBool,
+    /// Runs in a row that were refused in a way that anyone may cause.
+    pub(super) refusals: AtomicU32,
     /// Whether the kernel has `sendmmsg` and `recvmmsg`.
     pub(super) batching: AtomicBool,
     /// Whether datagrams leave with Don't Fragment. There is no control
@@ -213,6 +215,7 @@ impl UdpSocket {
             domain,
             connected,
             segmenting: AtomicBool::new(segmenting),
+            refusals: AtomicU32::new(0),
             batching: AtomicBool::new(true),
             df: RwLock::new(false),
             error: AtomicI32::new(0),

@@ -114,6 +114,43 @@ fn runs_that_the_kernel_refuses_go_datagram_by_datagram_from_then_on() {
 }
 
 #[test]
+fn runs_that_are_refused_as_too_long_go_singly_for_good_after_a_few() {
+    isolated(|netlink| async move {
+        add_to_lo(&netlink, &["192.0.2.1"]).await;
+        let hub = UdpSocket::listen(HUB.parse().unwrap()).unwrap();
+        let spoke = UdpSocket::connect("192.0.2.1:443".parse().unwrap()).unwrap();
+        let (unused, bytes) = (path("192.0.2.9:9"), [7; 2_000]);
+        let run = |df| Transmit {
+            segment: 1_000,
+            df,
+            ..transmit(&unused, &bytes)
+        };
+        let send = |df| {
+            let outcome = spoke.try_send_batch(&[run(df)]);
+            assert!(matches!(outcome, SendOutcome::Sent), "{outcome:?}");
+            assert_same(&collect(&hub, 2).0, &[run(df)]);
+        };
+        let runs = || spoke.segmenting.load(Ordering::Relaxed);
+        spoke.refusals.store(MANY_REFUSALS - 1, Ordering::Relaxed);
+        send(true);
+        // A run is one message, its datagrams are two.
+        seccomp::refuse(libc::SYS_sendmmsg, 2, 1, libc::EMSGSIZE).unwrap();
+
+        // Routers may cut these, and the kernel does.
+        for _ in 0..2 * MANY_REFUSALS {
+            send(false);
+        }
+        for _ in 1..MANY_REFUSALS {
+            send(true);
+            assert!(runs());
+        }
+        send(true);
+        assert!(!runs());
+        send(true);
+    });
+}
+
+#[test]
 fn datagrams_too_big_for_the_link_are_no_fault_of_the_offload() {
     isolated(|netlink| async move {
         add_to_lo(&netlink, &["192.0.2.1", "2001:db8::1"]).await;
