@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::CommandFactory;
-use dtun_client::{LockConfig, RouteFrom, SpokeConfig};
+use dtun_client::{CleanConfig, LockConfig, RouteFrom, SpokeConfig};
 use dtun_server::{HubConfig, NatConfig, Pool6};
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::link::Action;
@@ -56,9 +56,7 @@ pub(crate) enum Order {
         file: PathBuf,
     },
     /// Undo what spokes that were killed have left.
-    Clean {
-        state: Option<PathBuf>,
-    },
+    Clean(CleanConfig),
     /// Undo what this record says when the process is over that holds our input.
     Guard {
         record: PathBuf,
@@ -104,7 +102,9 @@ pub(crate) fn parse(
 
     let log = log::Options::new(flags.log_format.unwrap_or_default(), flags.v, &env);
     if locks {
-        warnings.extend(ignored_by_lock(&given));
+        warnings.extend(ignored_but(&LOCKS, &given).map(|names| {
+            format!("{names}: nothing to a lock, which looks at -bypass, -dns and -fwmark alone")
+        }));
     } else if !flags.asks() {
         let tokens = config.iter().flat_map(|config| config.unless(&given));
         warnings.extend(ignored(tokens.chain(&given), flags.connect.is_some()));
@@ -124,11 +124,8 @@ fn order(
     env: &impl Fn(&str) -> Option<OsString>,
     warnings: &mut Vec<String>,
 ) -> Result<Order, Usage> {
-    if flags.version && !flags.h && !flags.help {
-        return Ok(Order::Version);
-    }
     if flags.asks() {
-        return Ok(Order::Help);
+        return Ok(asked(&flags));
     }
     if locks {
         return Ok(Order::Lock(LockConfig {
@@ -139,6 +136,15 @@ fn order(
     }
 
     serve(flags, env, warnings)
+}
+
+/// Help or the version.
+fn asked(flags: &Flags) -> Order {
+    if flags.h || flags.help {
+        Order::Help
+    } else {
+        Order::Version
+    }
 }
 
 /// What to say of flags that belong to the other role.
@@ -158,21 +164,18 @@ fn ignored<'a>(tokens: impl Iterator<Item = &'a Token>, is_spoke: bool) -> Vec<S
     flags.map(|flag| format!("-{} {text}", flag.name)).collect()
 }
 
-/// What to say of flags that a lock does not look at. Those of a file are left
-/// out: it is the spoke's.
-fn ignored_by_lock(given: &[Token]) -> Option<String> {
+/// Flags that a command does not look at. Those of a file are left out: it is
+/// the spoke's.
+fn ignored_but(looked_at: &[&str], given: &[Token]) -> Option<String> {
     let mut names: Vec<_> = given
         .iter()
+        .filter(|token| ![looked_at, &ALWAYS].concat().contains(&token.flag.as_str()))
         .map(|token| format!("-{}", token.flag))
-        .filter(|flag| !LOCKS.contains(&flag.as_str()))
         .collect();
     names.sort_unstable();
     names.dedup();
 
-    (!names.is_empty()).then(|| {
-        let names = names.join(", ");
-        format!("{names}: nothing to a lock, which looks at -bypass, -dns and -fwmark alone")
-    })
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 fn serve(
@@ -311,25 +314,56 @@ fn routes(args: &[OsString]) -> Result<Invocation, Usage> {
 }
 
 /// `dtun clean`, for a unit's `ExecStopPost`, and the form of it in which a
-/// spoke starts the guard of its resolvers.
+/// spoke starts the guard of its resolvers. A start that failed for its
+/// configuration is cleaned up after, too, so a bad file is only a warning.
 fn clean(args: &[OsString], env: &impl Fn(&str) -> Option<OsString>) -> Result<Invocation, Usage> {
-    let order = match args {
-        [] => Order::Clean {
-            state: state_directory(env),
-        },
-        [flag, state] if flag == "-state" || flag == "--state" => Order::Clean {
-            state: Some(state.into()),
-        },
-        [flag, record] if flag == "-when-over" => Order::Guard {
-            record: record.into(),
-        },
-        _ => return Err(Usage::new("clean", "use: dtun clean [-state DIR]")),
+    let mut warnings = Vec::new();
+    if let [flag, record] = args
+        && flag == "-when-over"
+    {
+        return Ok(Invocation {
+            order: Order::Guard {
+                record: record.into(),
+            },
+            log: log::Options::new(log::Format::Text, false, env),
+            warnings,
+        });
+    }
+
+    let mut command = Flags::command();
+    let given = argv::tokens(&command, args.iter().cloned())?;
+    let mut flags = Flags::read(&mut command, &given)?;
+    if let Some(path) = flags.config.take()
+        && !flags.asks()
+    {
+        let config = Config::read(&path, &command, &mut Vec::new());
+        let read = config.and_then(|config| {
+            let tokens = config.unless(&given).chain(&given);
+            Flags::read(&mut command, tokens).map_err(|usage| config.locate(usage, &given))
+        });
+        match read {
+            Ok(all) => flags = all,
+            Err(usage) => warnings.push(format!("cleaned up without the file: {usage}")),
+        }
+    }
+    warnings.extend(ignored_but(&CLEANS, &given).map(|names| {
+        format!("{names}: nothing to `dtun clean`, which looks at -state, -table and -rule-pref")
+    }));
+    let log = log::Options::new(flags.log_format.unwrap_or_default(), flags.v, env);
+    let order = if flags.asks() {
+        asked(&flags)
+    } else {
+        Order::Clean(CleanConfig {
+            state: flags.state.or_else(|| state_directory(env)),
+            table: flags.table,
+            rule_pref: flags.rule_pref,
+        })
     };
 
     Ok(Invocation {
         order,
-        log: log::Options::new(log::Format::Text, false, env),
-        warnings: Vec::new(),
+        log,
+        warnings,
     })
 }
 
@@ -352,18 +386,14 @@ fn unlock(args: &[OsString]) -> Result<Invocation, Usage> {
     })
 }
 
-/// The flags that `dtun lock` looks at, and those of every order.
-const LOCKS: [&str; 9] = [
-    "-bypass",
-    "-config",
-    "-dns",
-    "-fwmark",
-    "-h",
-    "-help",
-    "-log-format",
-    "-v",
-    "-version",
-];
+/// The flags that `dtun lock` looks at.
+const LOCKS: [&str; 3] = ["bypass", "dns", "fwmark"];
+
+/// Those that `dtun clean` looks at.
+const CLEANS: [&str; 3] = ["state", "table", "rule-pref"];
+
+/// Those of every order.
+const ALWAYS: [&str; 6] = ["config", "h", "help", "log-format", "v", "version"];
 
 const KEEPALIVE: Duration = Duration::from_secs(25);
 

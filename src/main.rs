@@ -54,8 +54,8 @@ async fn run(asked: Invocation, notify: Notify) -> anyhow::Result<()> {
         Order::Lock(config) => dtun_client::lock(config).await,
         Order::Unlock(time) => dtun_client::unlock(time).await,
         Order::Routes { action, file } => routes::run(action, &file).await,
-        Order::Clean { state } => {
-            let spokes = dtun_client::clean(state.as_deref()).await;
+        Order::Clean(config) => {
+            let spokes = dtun_client::clean(config).await;
             dtun_server::clean().await.and(spokes)
         }
         Order::Guard { record } => dtun_client::guard(&record),

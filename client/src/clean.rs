@@ -1,26 +1,32 @@
 //! `dtun clean`: undoes what spokes that were killed have left. Nothing of it
 //! holds traffic up; those that run are not touched, nor is a lock.
 
-use std::path::Path;
-
 use anyhow::Context as _;
 use dtun_shared::link::Netlink;
 
-use crate::dns;
-use crate::routes::remove_leftovers;
+use crate::config::CleanConfig;
+use crate::routes::{Place, remove_leftovers};
+use crate::{dns, heritage};
 
-/// Puts back the machine's resolvers, and removes rules and tables. `state` is
-/// the folder of the spokes' state, none for the default.
+/// Puts back the machine's resolvers, and removes rules, tables and devices.
+/// What waits for a start that may still come stays, if it is the service manager
+/// who asks.
 ///
 /// # Errors
 ///
 /// When resolvers cannot be put back, or the kernel does not let rules or tables
 /// go; the rest is done all the same.
-pub async fn clean(state: Option<&Path>) -> anyhow::Result<()> {
-    let names = dns::clean(state);
-
+pub async fn clean(config: CleanConfig) -> anyhow::Result<()> {
     let netlink = Netlink::new().context("failed to open netlink")?;
-    remove_leftovers(&netlink)
+    let awaited = heritage::clean(&netlink).await;
+    let awaited = awaited.context("failed to take down what was left for a restart")?;
+    let names = dns::clean(config.state.as_deref(), &awaited);
+
+    let place = Place {
+        table: config.table,
+        pref: config.rule_pref,
+    };
+    remove_leftovers(&netlink, place, &awaited)
         .await
         .context("failed to remove the routes of a spoke that was killed")?;
     anyhow::ensure!(names, "resolvers of a spoke that was killed are still set");

@@ -74,3 +74,12 @@ pub struct LockConfig {
     /// As the spoke's.
     pub fwmark: Option<Mark>,
 }
+
+/// What `dtun clean` is told: where a spoke of those flags would have left
+/// anything.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct CleanConfig {
+    pub state: Option<PathBuf>,
+    pub table: Option<u32>,
+    pub rule_pref: Option<u32>,
+}

@@ -29,13 +29,14 @@ use dtun_shared::files::Files;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 
-use change::{Checked, ResolversError, Wish, check, set, undo_own};
+use change::{Checked, ResolversError, Wish, check, inherited, set, undo_own};
 use dtun_shared::repairs::Repairs;
 use file::place;
 use guard::Guard;
 pub use guard::guard;
 use places::Places;
 use record::Record;
+pub(crate) use record::boot;
 
 /// The resolvers of a spoke's tunnel.
 #[derive(Debug)]
@@ -74,14 +75,16 @@ impl Resolvers {
         }
     }
 
-    /// Undoes what a process left that was killed.
-    pub(crate) async fn clean_up(&self) {
-        let places = Arc::clone(&self.places);
-        blocking(move || change::clean_up(&places)).await;
+    /// Undoes what a process left that was killed, but for the devices that are
+    /// `awaited` by its next start.
+    pub(crate) async fn clean_up(&self, awaited: &[u32]) {
+        let (places, awaited) = (Arc::clone(&self.places), awaited.to_owned());
+        blocking(move || change::clean_up(&places, &awaited)).await;
     }
 
     /// Has the machine ask `servers` by the device until [`Resolvers::restore`].
-    /// What stands already is left standing.
+    /// What stands already is left standing, also what an earlier process has
+    /// [left](Self::leave) for the device.
     pub(crate) async fn set(&mut self, device: &str, index: u32, servers: &[IpAddr]) {
         let wish = Wish {
             device: device.to_owned(),
@@ -93,7 +96,10 @@ impl Resolvers {
         }
         self.restore().await;
 
-        let before = self.before();
+        let before = match inherited(&self.places, &wish) {
+            Some((_, record)) => self.before_all(&record, servers),
+            None => self.before(),
+        };
         let revoked = Arc::new(AtomicBool::new(false));
         // First, for a `restore` that comes when this call was given up.
         let standing = self.standing.insert(Standing {
@@ -118,6 +124,20 @@ impl Resolvers {
                 self.standing = None;
             }
             None => self.standing = None,
+        }
+    }
+
+    /// Leaves what is set for the next start, which must come soon: it has the
+    /// same device.
+    pub(crate) async fn leave(&mut self) {
+        let Some(standing) = self.standing.take() else {
+            return;
+        };
+        if let Some(keeper) = standing.keeper {
+            keeper.abort();
+        }
+        if let Some(guard) = standing.guard {
+            blocking(move || guard.leave()).await;
         }
     }
 
@@ -156,6 +176,18 @@ impl Resolvers {
         self.known.clone()
     }
 
+    /// Whom the machine asked before a process that has left its servers.
+    fn before_all(&self, left: &Record, servers: &[IpAddr]) -> Vec<SocketAddr> {
+        if let Some(replaced) = &left.replaced {
+            let asked = replaced.asked_before(&place(&self.places.resolv_conf));
+            return self.places.behind(&asked);
+        }
+        let mut asked = self.places.behind(&self.places.asked());
+        asked.retain(|server| !servers.contains(&server.ip()));
+
+        asked
+    }
+
     fn look(&self) -> Vec<SocketAddr> {
         let Some(standing) = &self.standing else {
             return self.places.behind(&self.places.asked());
@@ -177,11 +209,11 @@ impl Resolvers {
     }
 }
 
-/// Undoes what processes that were killed did to the machine's resolvers;
-/// `state` as for [`Resolvers::new`]. True if all of it is undone; what is not
-/// has been said.
-pub(crate) fn clean(state: Option<&Path>) -> bool {
-    change::clean_up(&Places::system(state))
+/// Undoes what processes that were killed did to the machine's resolvers, but
+/// for devices that are `awaited`; `state` as for [`Resolvers::new`]. True if
+/// all of it is undone; what is not has been said.
+pub(crate) fn clean(state: Option<&Path>, awaited: &[u32]) -> bool {
+    change::clean_up(&Places::system(state), awaited)
 }
 
 /// Sees to it that what was set stands, for as long as this is polled.

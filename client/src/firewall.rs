@@ -43,13 +43,18 @@ pub(crate) struct Firewall {
 }
 
 impl Firewall {
-    /// Begins. With a lock it is closed when this returns.
+    /// Begins. With a lock it is closed when this returns; a tunnel that stands
+    /// already is open in it.
     ///
     /// # Errors
     ///
     /// Only with a lock: it cannot be closed, or another process has it.
-    pub(crate) async fn start(netlink: &Netlink, settings: Settings) -> anyhow::Result<Self> {
-        let guard = Guard::new(netlink.clone(), settings).await?;
+    pub(crate) async fn start(
+        netlink: &Netlink,
+        settings: Settings,
+        lease: Option<&Lease>,
+    ) -> anyhow::Result<Self> {
+        let guard = Guard::new(netlink.clone(), settings, lease).await?;
         let (orders, inbox) = mpsc::channel(1);
 
         Ok(Self {

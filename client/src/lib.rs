@@ -9,6 +9,7 @@ mod config;
 pub mod dial;
 mod dns;
 mod firewall;
+mod heritage;
 mod hint;
 mod hooks;
 mod liveness;
@@ -23,7 +24,7 @@ mod tunnel;
 mod uplink;
 
 pub use clean::clean;
-pub use config::{LockConfig, SpokeConfig};
+pub use config::{CleanConfig, LockConfig, SpokeConfig};
 pub use dns::guard;
 pub use firewall::{lock, unlock};
 pub use routes::{BypassSource, BypassWord, NotABypass, RouteFrom, RouteWhat};

@@ -14,12 +14,22 @@ use ipnet::IpNet;
 pub(crate) use bypass::Bypass;
 pub use bypass::{BypassSource, BypassWord, NotABypass};
 pub use from::RouteFrom;
-pub(crate) use install::{NotRouted, Place, Routes};
+pub(crate) use install::{LeftRoutes, NotRouted, Place, Routes};
 pub(crate) use plan::Plan;
 
-/// Removes what is left of any run that no longer runs.
-pub(crate) async fn remove_leftovers(netlink: &Netlink) -> io::Result<()> {
-    leftover::remove(netlink, Place::default()).await
+/// Removes what is left of any run that no longer runs, but for what leads into
+/// the devices that are `awaited`.
+pub(crate) async fn remove_leftovers(
+    netlink: &Netlink,
+    place: Place,
+    awaited: &[u32],
+) -> io::Result<()> {
+    leftover::remove(netlink, place, awaited).await
+}
+
+/// Removes what a run has left standing for the next.
+pub(crate) async fn discard_routes(netlink: &Netlink, left: LeftRoutes) -> io::Result<()> {
+    leftover::discard(netlink, left.block).await
 }
 
 /// What is routed into the tunnel.

@@ -6,6 +6,7 @@
 
 mod away;
 mod carry;
+mod leaving;
 mod routing;
 
 use std::future::Future;
@@ -55,14 +56,18 @@ pub async fn run(
     check_rights(&netlink, config.tun.as_deref()).await?;
 
     let mut spoke = Spoke::new(config, netlink, notify)?;
-    let (result, ending) = tokio::select! {
+    let (result, stop) = tokio::select! {
         biased;
-        stop = stop => (Ok(()), stop.into()),
-        result = spoke.serve() => (result, Ending::Locked),
+        stop = stop => (Ok(()), Some(stop)),
+        result = spoke.serve() => (result, None),
     };
     let mut notify = std::mem::take(&mut spoke.notify);
     notify.stopping();
-    notify.extending(spoke.goodbye(ending)).await;
+    match stop {
+        Some(Stop::Restart) => spoke.leave(&mut notify).await,
+        Some(Stop::ForGood) => notify.extending(spoke.goodbye(Ending::Open)).await,
+        None => notify.extending(spoke.goodbye(Ending::Locked)).await,
+    }
 
     result
 }
@@ -178,8 +183,7 @@ impl Spoke {
 
     /// Session after session, for ever.
     async fn serve(&mut self) -> anyhow::Result<()> {
-        self.steering.begin(&self.config).await?;
-        self.steering.clean_up().await;
+        self.begin().await?;
         tracing::info!(hub = self.config.connect, hint = self.hint, "dialling");
         self.notify
             .status(|| format!("dialling {}", self.config.connect));

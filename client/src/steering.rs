@@ -6,6 +6,7 @@
 //! between leaves nothing that holds traffic up.
 
 mod forwarding;
+mod leaving;
 mod sysctl;
 mod told;
 
@@ -21,6 +22,7 @@ use dtun_shared::meta::Addresses;
 use crate::config::SpokeConfig;
 use crate::dns::Resolvers;
 use crate::firewall::{Ending, Firewall, Settings};
+use crate::heritage;
 use crate::routes::{BypassSource, NotRouted, Place, Plan, RouteWhat, Routes};
 use dtun_shared::repairs::Repairs;
 use told::tell_no_firewall;
@@ -138,14 +140,19 @@ impl Steering {
         }
     }
 
-    /// Begins with the firewall: a lock is closed first of all.
+    /// Begins with the firewall: a lock is closed first of all, but for a tunnel
+    /// that stands already.
     ///
     /// # Errors
     ///
     /// Only with a lock, when it cannot be closed.
-    pub(crate) async fn begin(&mut self, config: &SpokeConfig) -> anyhow::Result<()> {
+    pub(crate) async fn begin(
+        &mut self,
+        config: &SpokeConfig,
+        lease: Option<&Lease>,
+    ) -> anyhow::Result<()> {
         if let Some(settings) = Settings::for_spoke(config)? {
-            self.firewall = Some(Firewall::start(&self.netlink, settings).await?);
+            self.firewall = Some(Firewall::start(&self.netlink, settings, lease).await?);
         }
 
         Ok(())
@@ -153,12 +160,13 @@ impl Steering {
 
     /// Removes what a run that was killed has left, before the first dial.
     pub(crate) async fn clean_up(&mut self) {
+        let awaited = heritage::awaited().await;
         if let Some(routes) = &self.routes
-            && let Err(error) = routes.clean_up().await
+            && let Err(error) = routes.clean_up(&awaited).await
         {
             tracing::warn!("{error}");
         }
-        self.resolvers.clean_up().await;
+        self.resolvers.clean_up(&awaited).await;
     }
 
     /// Puts everything up for a session, or anew; names last after a failure.

@@ -30,7 +30,6 @@ _dtun() {
 
     case ${COMP_WORDS[1]} in
         unlock) words='-for' ;;
-        clean) words='-state' ;;
         routes)
             case $COMP_CWORD in
                 2) words='add del' ;;

@@ -3,7 +3,7 @@
 complete -c dtun -f
 
 function __dtun_serves
-    not __fish_seen_subcommand_from unlock clean routes
+    not __fish_seen_subcommand_from unlock routes
 end
 
 complete -c dtun -n __fish_use_subcommand -a lock -d 'close the lock of -strict'
@@ -50,6 +50,5 @@ complete -c dtun -n '__dtun_serves' -o version -d 'print the version'
 complete -c dtun -n '__dtun_serves' -o h -d 'print this'
 
 complete -c dtun -n '__fish_seen_subcommand_from unlock' -o for -x -d 'close it again after this time'
-complete -c dtun -n '__fish_seen_subcommand_from clean' -o state -x -a '(__fish_complete_directories)' -d 'the state of the spoke that was killed'
 complete -c dtun -n '__fish_seen_subcommand_from routes; and not __fish_seen_subcommand_from add del' -a 'add del'
 complete -c dtun -n '__fish_seen_subcommand_from routes; and __fish_seen_subcommand_from add del' -F

@@ -76,7 +76,8 @@ pub fn claims(prefix: &str) -> Vec<String> {
         .collect()
 }
 
-fn path(name: &str) -> PathBuf {
+/// The file of that name.
+pub fn path(name: &str) -> PathBuf {
     Path::new(FOLDER).join(format!("{name}-{}", namespace()))
 }
 

@@ -29,7 +29,7 @@ pub struct HubMeta {
 }
 
 /// The tunnel's addresses, each with its pool's prefix length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
     /// The spoke's.
     pub local4: Ipv4Net,

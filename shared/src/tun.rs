@@ -34,13 +34,32 @@ impl Tun {
     /// false` has packets of the MTU's size with their checksums, both ways.
     pub fn create(name: &str, persistent: bool, offload: bool) -> Result<Self, DeviceError> {
         let (fd, name) = open(name, true)?;
+        let tun = Self::of(fd, name, offload)?;
+        if persistent {
+            tun.set_persistent(true)?;
+        }
+
+        Ok(tun)
+    }
+
+    /// Takes over a device by the descriptor that an earlier process of this
+    /// program had: its packets wait in it. `Mismatch` where its packets have
+    /// another form, `EBADFD` where the device was deleted.
+    pub fn take_over(fd: OwnedFd, offload: bool) -> Result<Self, DeviceError> {
+        let (name, flags) = sys::tun::interface(fd.as_fd())?;
+        if flags & FORMS != libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR {
+            return Err(DeviceError::Mismatch(name));
+        }
+        sys::tun::prepare(fd.as_fd())?;
+
+        Self::of(fd, name, offload)
+    }
+
+    fn of(fd: OwnedFd, name: String, offload: bool) -> Result<Self, DeviceError> {
         let index = sys::tun::index(&name)?;
-        // Both stay with a persistent device, whoever set them.
+        // Both stay with the device, whoever set them.
         sys::tun::set_header_len(fd.as_fd(), VnetHeader::LEN as libc::c_int)?;
         let offloads = negotiate(fd.as_fd(), if offload { &LADDER } else { &[0] })?;
-        if persistent {
-            sys::tun::set_persistent(fd.as_fd(), true)?;
-        }
 
         Ok(Self {
             file: File::from(fd),
@@ -243,6 +262,10 @@ const FEW: usize = 72;
 
 /// Parts, with the header, that one write takes: `IOV_MAX`.
 const MANY: usize = 1024;
+
+/// What says which form the packets of a device have.
+const FORMS: libc::c_int =
+    libc::IFF_TUN | libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
 
 const CLONE: &str = "/dev/net/tun";
 

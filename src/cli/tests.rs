@@ -789,21 +789,39 @@ fn resolvers_are_addresses_and_at_most_three() {
 }
 
 #[test]
-fn clean_takes_a_state_or_the_units() {
-    let state = |line: &str| {
-        let Order::Clean { state } = parsed(line).unwrap().order else {
+fn clean_takes_the_places_of_what_is_left_from_the_spokes_own_file() {
+    let clean = |line: &str| {
+        let parsed = parsed(line).unwrap();
+        let Order::Clean(config) = parsed.order else {
             panic!("{line} is another order");
         };
-        state
+        (config, parsed.warnings)
+    };
+    let text = "connect vpn:443\nkey foo\nstate /x\ntable 500\nroute default\n";
+    let file = File::new("clean", text, 0o600);
+    let file = file.0.display();
+    let places = CleanConfig {
+        state: Some("/x".into()),
+        table: Some(500),
+        rule_pref: None,
     };
 
-    assert_eq!(state("clean"), None);
-    assert_eq!(state("clean -state /x"), Some("/x".into()));
+    assert_eq!(clean("clean"), (CleanConfig::default(), vec![]));
+    assert_eq!(clean(&format!("clean -config {file}")), (places, vec![]));
+    let (config, warnings) = clean(&format!("clean -config {file} -state=/y -key foo"));
+    assert_eq!(config.state, Some("/y".into()));
+    assert!(warnings[0].starts_with("-key: nothing to"), "{warnings:?}");
     assert!(matches!(
         parsed("clean -when-over /x").unwrap().order,
         Order::Guard { .. }
     ));
-    assert_eq!(refused("clean /x"), "clean: use: dtun clean [-state DIR]");
+
+    // A start fails with such a file, and something may have to be cleaned up.
+    let bad = File::new("clean-bad", "key foo\nstat /x\n", 0o600);
+    let bad = bad.0.display();
+    let (config, warnings) = clean(&format!("clean -config {bad} -state /y"));
+    assert_eq!(config.state, Some("/y".into()));
+    assert!(warnings[0].contains(&format!("{bad}:2")), "{warnings:?}");
 }
 
 const SPOKE: &str = "-connect vpn.example.com:443 -key foo";

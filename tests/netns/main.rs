@@ -49,6 +49,7 @@ mod policy;
 mod pools;
 mod recipes;
 mod reconnect;
+mod restart;
 mod route_from;
 mod routes;
 mod split;

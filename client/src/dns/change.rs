@@ -61,6 +61,7 @@ pub(super) fn set(
         return Ok(None);
     }
 
+    let inherited = inherited(places, wish);
     let mut record = Record {
         owner: Owner::own(),
         device: wish.device.clone(),
@@ -72,8 +73,14 @@ pub(super) fn set(
     let path = keep(places, &record)?;
     let guard = places.guarded.then(|| Guard::post(&path)).flatten();
 
-    match stand(places, wish, &path, &mut record) {
+    let left = inherited
+        .as_ref()
+        .and_then(|(_, left)| left.replaced.as_ref());
+    match stand(places, wish, &path, &mut record, left) {
         Ok(by) => {
+            if let Some((old, _)) = &inherited {
+                remove(old).map_err(ResolversError::Record)?;
+            }
             let servers: Vec<_> = wish.servers.iter().map(ToString::to_string).collect();
             tracing::info!(servers = servers.join(","), by, "resolvers set");
             Ok(guard)
@@ -87,6 +94,21 @@ pub(super) fn set(
             undone.and(Err(error))
         }
     }
+}
+
+/// What a process that is no more has set for the same device, with its record.
+pub(super) fn inherited(places: &Places, wish: &Wish) -> Option<(PathBuf, Record)> {
+    let is_left = |record: &Record| {
+        record.device == wish.device
+            && record.index == wish.index
+            && !record.owner.is_alive()
+            && !record.owner.is_foreign()
+    };
+
+    record::all(&places.records).into_iter().find_map(|path| {
+        let record = Record::load(&path).ok()?;
+        is_left(&record).then_some((path, record))
+    })
 }
 
 /// Looks whether what was set for this device still stands, and sets it again
@@ -136,8 +158,9 @@ pub(super) fn undo(places: &Places, path: &Path) -> Result<(), ResolversError> {
     undo_locked(places, path)
 }
 
-/// Undoes what processes have left that are no more; true if it was all undone.
-pub(super) fn clean_up(places: &Places) -> bool {
+/// Undoes what processes have left that are no more, but for devices that are
+/// `awaited`; true if it was all undone.
+pub(super) fn clean_up(places: &Places, awaited: &[u32]) -> bool {
     let _lock = places.lock();
     let mut undone = true;
     for path in record::all(&places.records) {
@@ -149,7 +172,8 @@ pub(super) fn clean_up(places: &Places) -> bool {
                 continue;
             }
         };
-        if record.owner.is_alive() || record.owner.is_foreign() {
+        let is_awaited = awaited.contains(&record.index);
+        if record.owner.is_alive() || record.owner.is_foreign() || is_awaited {
             continue;
         }
         if let Err(error) = undo_locked(places, &path) {
@@ -166,13 +190,23 @@ pub(super) fn clean_up(places: &Places) -> bool {
     undone
 }
 
-/// By which means the resolvers stand.
+/// By which means the resolvers stand; `left` is what an earlier process of ours
+/// replaced and stands in its place still.
 fn stand(
     places: &Places,
     wish: &Wish,
     path: &Path,
     record: &mut Record,
+    left: Option<&Replaced>,
 ) -> Result<&'static str, ResolversError> {
+    let resolv_conf = place(&places.resolv_conf);
+    if let Some(left) = left {
+        let now = Held::read(&resolv_conf).map_err(|source| write_error(&resolv_conf, source))?;
+        let stands = left.stands(&now, &resolv_conf);
+        let before = if stands { left.before.clone() } else { now };
+        replace(places, wish, path, record, before)?;
+        return Ok("resolv.conf");
+    }
     let is_stub_asked = places.asked().iter().any(is_stub);
     if programs::has_resolvectl(places) && (is_stub_asked || places.asks_resolved_by_nss()) {
         record.resolved = true;
@@ -202,8 +236,7 @@ fn stand(
         record.resolvconf = None;
     }
 
-    let place = place(&places.resolv_conf);
-    let before = Held::read(&place).map_err(|source| write_error(&place, source))?;
+    let before = Held::read(&resolv_conf).map_err(|source| write_error(&resolv_conf, source))?;
     replace(places, wish, path, record, before)?;
     Ok("resolv.conf")
 }

@@ -7,7 +7,7 @@
 //! service to end. What kills a whole control group kills it, too: then the
 //! next start undoes it, or `dtun clean`.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -35,6 +35,16 @@ impl Guard {
             .ok()
     }
 
+    /// Lets it go without a thing done: another process sees to that.
+    pub(super) fn leave(mut self) {
+        if let Some(stdin) = &mut self.0.stdin
+            && let Err(error) = stdin.write_all(STAYS)
+        {
+            tracing::debug!(%error, "the guard of the resolvers is gone already");
+        }
+        self.dismiss();
+    }
+
     /// Lets it go and waits until it has.
     pub(super) fn dismiss(mut self) {
         drop(self.0.stdin.take());
@@ -47,7 +57,8 @@ impl Guard {
 }
 
 /// What the guard does: waits for the end of its input, which is that of the
-/// process that started it.
+/// process that started it. Where that says that the next start takes over it
+/// does nothing.
 ///
 /// # Errors
 ///
@@ -55,7 +66,10 @@ impl Guard {
 pub fn guard(record: &Path) -> anyhow::Result<()> {
     ignore_requests_to_end().context("failed to ignore signals")?;
     // Whatever ends it, the other end is closed.
-    drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
+    let said = io::copy(&mut io::stdin().lock(), &mut io::sink());
+    if said.is_ok_and(|said| said > 0) {
+        return Ok(());
+    }
 
     undo(&Places::system(None), record).context("failed to put back the resolvers")
 }
@@ -76,6 +90,9 @@ fn start(record: &Path) -> io::Result<Child> {
 
     Ok(child)
 }
+
+/// What the guard is told when it has nothing to undo.
+const STAYS: &[u8] = b"stays";
 
 /// How the guard is told on its command line what it is.
 const ORDER: &str = "clean";

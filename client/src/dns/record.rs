@@ -258,7 +258,8 @@ fn replaced(before: &str, ours: &str, bytes: &[u8]) -> Option<Replaced> {
     })
 }
 
-fn boot() -> String {
+/// Of the machine, as the kernel names it.
+pub(crate) fn boot() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
 
     id.trim().to_owned()

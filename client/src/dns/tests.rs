@@ -23,11 +23,11 @@ fn what_cannot_be_put_back_is_told_to_whoever_cleans_up() {
     fs::remove_file(&machine.places.resolv_conf).unwrap();
     fs::create_dir(&machine.places.resolv_conf).unwrap();
 
-    assert!(!change::clean_up(&machine.places));
+    assert!(!change::clean_up(&machine.places, &[]));
     assert_eq!(machine.records().len(), 1);
 
     fs::remove_dir(&machine.places.resolv_conf).unwrap();
-    assert!(change::clean_up(&machine.places));
+    assert!(change::clean_up(&machine.places, &[]));
     assert!(machine.records().is_empty());
 }
 
@@ -245,11 +245,11 @@ fn what_a_killed_process_left_is_undone_and_what_a_living_one_set_is_not() {
     let machine = Machine::new();
     machine.set();
 
-    change::clean_up(&machine.places);
+    change::clean_up(&machine.places, &[]);
     assert_eq!(asked(&machine.read()), ["10.0.0.1", "fc00::1"]);
 
     machine.kill();
-    change::clean_up(&machine.places);
+    change::clean_up(&machine.places, &[]);
     assert_eq!(machine.read(), THEIRS);
     assert!(machine.records().is_empty());
 }
@@ -268,7 +268,7 @@ fn a_kill_before_the_file_was_replaced_leaves_theirs() {
     let aside = machine.scratch.path(&format!("etc/.resolv.conf.{name}"));
     fs::write(&aside, "nameserver 10.0.0.1\n").unwrap();
     machine.kill();
-    change::clean_up(&machine.places);
+    change::clean_up(&machine.places, &[]);
 
     assert_eq!(machine.read(), THEIRS);
     assert_eq!(machine.etc(), ["resolv.conf"]);
@@ -282,7 +282,7 @@ fn a_record_that_is_none_is_left_alone() {
     let path = machine.places.records[0].join("dns-dtun0-1");
     fs::write(&path, "something else").unwrap();
 
-    change::clean_up(&machine.places);
+    change::clean_up(&machine.places, &[]);
 
     assert!(path.exists());
     assert_eq!(machine.read(), THEIRS);
@@ -433,7 +433,7 @@ fn resolvconf_that_writes_resolv_conf_is_handed_the_servers() {
     machine.calls();
 
     machine.kill();
-    change::clean_up(&machine.places);
+    change::clean_up(&machine.places, &[]);
     assert_eq!(machine.calls(), ["resolvconf -d tun.dtun0 -f"]);
     assert_eq!(machine.read(), THEIRS);
 }
@@ -540,7 +540,7 @@ fn a_record_of_a_process_of_another_namespace_is_its_own_matter() {
     fs::write(&path, text.replace("net:[", "net:[1")).unwrap();
     assert!(Record::load(&path).unwrap().owner.is_foreign());
 
-    change::clean_up(&machine.places);
+    change::clean_up(&machine.places, &[]);
 
     assert!(path.exists());
     assert_eq!(asked(&machine.read()), ["10.0.0.1", "fc00::1"]);

@@ -69,7 +69,11 @@ enum Wake {
 }
 
 impl Guard {
-    pub(super) async fn new(netlink: Netlink, settings: Settings) -> anyhow::Result<Self> {
+    pub(super) async fn new(
+        netlink: Netlink,
+        settings: Settings,
+        lease: Option<&Lease>,
+    ) -> anyhow::Result<Self> {
         let held = settings.lock.is_some().then(Held::take).transpose()?;
         let changes = netlink.watch().context("failed to watch the network")?;
         let mut guard = Self {
@@ -79,7 +83,7 @@ impl Guard {
             settings,
             netlink,
             changes,
-            end: None,
+            end: lease.filter(|lease| is_plain(&lease.device)).map(end_of),
             inside: BTreeSet::new(),
             repairs: Repairs::of("rules of the firewall").every(QUARREL),
             locked: Arc::default(),
@@ -181,11 +185,7 @@ impl Guard {
             let why = format!("no name that nft takes: {}", lease.device);
             return Err(NftError::Refused(why));
         }
-        let end = Some(End {
-            ip4: lease.addresses.local4.addr(),
-            ip6: lease.addresses.ip6.map(|(local, _)| local.addr()),
-            device: lease.device,
-        });
+        let end = Some(end_of(&lease));
         let is_open = self.settings.lock.as_ref();
         let is_same = self.end == end && is_open.is_none_or(|open| *open == bypass);
         if is_same && self.hold.has_table() && !self.behind {
@@ -352,6 +352,14 @@ impl Guard {
             lock: plan.lock.filter(|_| self.hold.is_lock()),
             ..plan
         }
+    }
+}
+
+fn end_of(lease: &Lease) -> End {
+    End {
+        ip4: lease.addresses.local4.addr(),
+        ip6: lease.addresses.ip6.map(|(local, _)| local.addr()),
+        device: lease.device.clone(),
     }
 }
 

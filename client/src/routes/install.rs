@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io;
 
 use dtun_shared::link::{Entry, Family, Netlink, Rule, Then};
+use serde::{Deserialize, Serialize};
 
 use super::bypass::Bypass;
 use super::leftover;
@@ -27,10 +28,21 @@ pub(crate) struct Place {
     pub(crate) pref: Option<u32>,
 }
 
+/// What stands of it for the next start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LeftRoutes {
+    pub(super) block: Block,
+    /// The table that the list is in.
+    table: u32,
+}
+
 /// What has been put up.
 #[derive(Debug)]
 struct Standing {
     block: Block,
+    /// Whether it is of this plan: else more may stand, and something be
+    /// missing.
+    is_of_plan: bool,
     /// The table that the list is in; none until it is.
     table: Option<u32>,
     device: u32,
@@ -49,6 +61,7 @@ impl Standing {
     fn new(block: Block, families: Vec<Family>) -> Self {
         Self {
             block,
+            is_of_plan: true,
             table: None,
             device: 0,
             bypass: Bypass::default(),
@@ -91,9 +104,39 @@ impl Routes {
         }
     }
 
+    /// What stands, for the next start.
+    pub(crate) fn left(&self) -> Option<LeftRoutes> {
+        let standing = self.standing.as_ref().filter(|it| it.leads)?;
+
+        Some(LeftRoutes {
+            block: standing.block,
+            table: standing.table?,
+        })
+    }
+
+    /// Takes over what an earlier run left standing, until the next
+    /// [`Self::prepare`] makes it what it is to be; false where the user wants
+    /// rules or tables elsewhere.
+    pub(crate) fn take_over(&mut self, left: LeftRoutes, device: u32) -> bool {
+        let LeftRoutes { block, table } = left;
+        let fits = self.place.table.is_none_or(|table| table == block.table)
+            && self.place.pref.is_none_or(|pref| pref == block.pref);
+        if fits {
+            self.standing = Some(Standing {
+                is_of_plan: false,
+                table: Some(table),
+                device,
+                leads: true,
+                ..Standing::new(block, Vec::new())
+            });
+        }
+
+        fits
+    }
+
     /// Removes what a run that was killed has left.
-    pub(crate) async fn clean_up(&self) -> Result<(), NotRouted> {
-        leftover::remove(&self.netlink, self.place)
+    pub(crate) async fn clean_up(&self, awaited: &[u32]) -> Result<(), NotRouted> {
+        leftover::remove(&self.netlink, self.place, awaited)
             .await
             .map_err(kernel("remove the routes of an earlier run"))
     }
@@ -122,6 +165,7 @@ impl Routes {
         if let Some(standing) = &self.standing
             && standing.device == device
             && standing.bypass == self.bypass
+            && standing.is_of_plan
         {
             return self.restore(true).await.map(drop);
         }
@@ -134,12 +178,26 @@ impl Routes {
             // First, so that a step which is broken off is taken back too.
             self.standing = Some(Standing::new(block, families));
         }
+        if self.standing.as_ref().is_some_and(|it| !it.is_of_plan) {
+            let families = self.families().await?;
+            if let Some(standing) = &mut self.standing {
+                standing.families = families;
+            }
+        }
         let Some(standing) = &self.standing else {
             return Ok(());
         };
         let (block, old, leads) = (standing.block, standing.table, standing.leads);
-        let table = old.map_or(block.table, |old| block.other(old));
+        let (table, is_of_plan) = (
+            old.map_or(block.table, |old| block.other(old)),
+            standing.is_of_plan,
+        );
         let rules = self.preparing(block, &standing.families);
+        if !is_of_plan {
+            // An earlier run may have been killed while it filled it.
+            let emptied = self.netlink.empty(table).await;
+            emptied.map_err(kernel("empty a table"))?;
+        }
         let filled = self.fill(block, table, device).await?;
         self.add(&rules).await?;
 
@@ -152,12 +210,42 @@ impl Routes {
         if leads {
             self.lead().await?;
         }
+        if !is_of_plan {
+            self.prune().await?;
+        }
         if let Some(old) = old {
             self.stop_leading(block, old).await?;
             self.netlink
                 .empty(old)
                 .await
                 .map_err(kernel("empty the table of the last list"))?;
+        }
+
+        Ok(())
+    }
+
+    /// Removes rules of another plan from our place.
+    async fn prune(&mut self) -> Result<(), NotRouted> {
+        let Some(standing) = &self.standing else {
+            return Ok(());
+        };
+        let mut wanted = self.preparing(standing.block, &standing.families);
+        wanted.extend(self.leading(standing));
+        let present = self.rules(&Family::BOTH).await?;
+        let is_odd = |rule: &&Rule| {
+            standing.block.holds(rule.pref)
+                && rule.protocol == KERNEL
+                && !rule.other
+                && !wanted.contains(rule)
+        };
+        for rule in present.iter().filter(is_odd) {
+            self.netlink
+                .delete_rule(rule)
+                .await
+                .map_err(kernel("remove a rule"))?;
+        }
+        if let Some(standing) = &mut self.standing {
+            standing.is_of_plan = true;
         }
 
         Ok(())
@@ -205,6 +293,12 @@ impl Routes {
             return Ok(());
         };
         let block = standing.block;
+        if !standing.is_of_plan {
+            let discarded = leftover::discard(&self.netlink, block).await;
+            discarded.map_err(kernel("remove the routes of another plan"))?;
+            self.standing = None;
+            return Ok(());
+        }
         let mut rules = self.preparing(block, &standing.families);
         for family in &standing.families {
             for table in [block.table, block.other(block.table)] {
@@ -355,6 +449,9 @@ impl Routes {
         Ok(())
     }
 }
+
+/// In /etc/iproute2/rt_protos.
+const KERNEL: u8 = 2;
 
 fn kernel(what: &'static str) -> impl FnOnce(io::Error) -> NotRouted {
     move |source| NotRouted::Kernel { what, source }

@@ -22,27 +22,52 @@ pub(crate) struct Taken {
     block: Block,
 }
 
-/// Removes what is left of any run that no longer runs.
-pub(crate) async fn remove(netlink: &Netlink, place: Place) -> io::Result<()> {
+/// Removes what is left of any run that no longer runs, and whose device is
+/// not `awaited` by its next start.
+pub(crate) async fn remove(netlink: &Netlink, place: Place, awaited: &[u32]) -> io::Result<()> {
     let rules = all_rules(netlink).await?;
     for block in found(&rules, place) {
-        if is_alive(netlink, &block.tables).await? {
+        if is_alive(netlink, &block.tables, awaited).await? {
             continue;
         }
-        for rule in &block.rules {
-            netlink.delete_rule(rule).await?;
-        }
-        for table in block.tables {
-            netlink.empty(table).await?;
-        }
+        take_down(netlink, block).await?;
     }
 
     // A run that was killed before it made a rule left tables alone.
     let tables = place.block(0).tables();
-    if !is_alive(netlink, &tables).await? {
+    if !is_alive(netlink, &tables, awaited).await? {
         for table in tables {
             netlink.empty(table).await?;
         }
+    }
+
+    Ok(())
+}
+
+/// Removes what stands at one place, whoever holds the device.
+pub(crate) async fn discard(netlink: &Netlink, block: Block) -> io::Result<()> {
+    let rules = all_rules(netlink).await?;
+    let place = Place {
+        table: Some(block.table),
+        pref: Some(block.pref),
+    };
+    let is_there = |found: &Found| found.rules.iter().all(|rule| block.holds(rule.pref));
+    for found in found(&rules, place).into_iter().filter(is_there) {
+        take_down(netlink, found).await?;
+    }
+    for table in block.tables() {
+        netlink.empty(table).await?;
+    }
+
+    Ok(())
+}
+
+async fn take_down(netlink: &Netlink, found: Found) -> io::Result<()> {
+    for rule in &found.rules {
+        netlink.delete_rule(rule).await?;
+    }
+    for table in found.tables {
+        netlink.empty(table).await?;
     }
 
     Ok(())
@@ -144,17 +169,18 @@ fn found(rules: &[Rule], place: Place) -> Vec<Found> {
         .collect()
 }
 
-/// Whether a table leads into a device that somebody holds.
+/// Whether a table leads into a device that somebody holds, or is to hold soon.
 async fn is_alive<'a>(
     netlink: &Netlink,
     tables: impl IntoIterator<Item = &'a u32>,
+    awaited: &[u32],
 ) -> io::Result<bool> {
     for table in tables {
         for family in Family::BOTH {
             for entry in netlink.entries(family, *table).await? {
                 if let Lead::Device(index) = entry.lead
                     && let Some(link) = netlink.link_by_index(index).await?
-                    && link.carrier
+                    && (link.carrier || awaited.contains(&index))
                 {
                     return Ok(true);
                 }

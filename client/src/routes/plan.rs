@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use dtun_shared::link::{Entry, Family, Lead, Rule, Then, Transport};
 use dtun_shared::mark::Mark;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::bypass::Bypass;
 use super::{RouteFrom, RouteWhat};
@@ -38,7 +39,7 @@ pub(crate) struct Plan {
 }
 
 /// Where the rules and tables of one tunnel stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Block {
     /// T; the next is for port 53, the third for the next list.
     pub(crate) table: u32,

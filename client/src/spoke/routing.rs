@@ -12,6 +12,7 @@ use dtun_shared::tun::DeviceError;
 use ipnet::IpNet;
 
 use super::{Former, Spoke};
+use crate::heritage::LeftHooked;
 use crate::hooks::{EVENT, Event, Job};
 use crate::report::Report;
 use crate::session::{Pulse, Session};
@@ -40,6 +41,36 @@ impl Hooked {
     /// The link and the gateway that the hub was reached by.
     pub(super) fn uplink(&self) -> Option<(u32, Option<IpAddr>)> {
         self.uplink
+    }
+
+    /// For the next start.
+    pub(super) fn left(&self) -> LeftHooked {
+        let env = self.env.iter();
+
+        LeftHooked {
+            addresses: self.addresses,
+            hub: self.hub,
+            uplink: self.uplink.filter(|_| !self.stale),
+            env: env
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
+        }
+    }
+
+    /// What the last run told the hooks.
+    pub(super) fn from_left(left: LeftHooked) -> Self {
+        let known = |(name, value): (String, String)| {
+            let name = VARIABLES.into_iter().find(|known| *known == name)?;
+            Some((name, value))
+        };
+
+        Self {
+            addresses: left.addresses,
+            hub: left.hub,
+            stale: left.uplink.is_none(),
+            uplink: left.uplink,
+            env: left.env.into_iter().filter_map(known).collect(),
+        }
     }
 
     fn holds_for(&self, other: &Self) -> bool {
@@ -341,14 +372,23 @@ impl Spoke {
             None => {
                 let name = self.config.tun.as_deref();
                 let tunnel = Tunnel::create(&self.netlink, name, self.config.offload, plan).await?;
-                let device = self.datapath.add_device(tunnel.device(), ());
-                self.device = Some(device.map_err(DeviceError::Io)?);
                 self.tunnel = Some(tunnel);
-                Ok(())
             }
-            Some(tunnel) if *tunnel.plan() == plan && tunnel.is_up() => Ok(()),
-            Some(tunnel) => tunnel.change(plan).await,
+            Some(tunnel) if *tunnel.plan() == plan && tunnel.is_up() => {}
+            Some(tunnel) => tunnel.change(plan).await?,
         }
+
+        self.carry_device()
+    }
+
+    /// Gives the device to the data path, if it has not got it.
+    fn carry_device(&mut self) -> Result<(), TunnelError> {
+        if let (Some(tunnel), None) = (&self.tunnel, self.device) {
+            let device = self.datapath.add_device(tunnel.device(), ());
+            self.device = Some(device.map_err(DeviceError::Io)?);
+        }
+
+        Ok(())
     }
 
     fn env(&self, session: &Session, tunnel: &Tunnel) -> Vec<(&'static str, String)> {
@@ -406,3 +446,22 @@ fn with_event(env: &[(&'static str, String)], event: Event) -> Vec<(&'static str
 
     env
 }
+
+/// What a hook's environment has beside the event.
+const VARIABLES: [&str; 15] = [
+    "TUN",
+    "PEER_IP4",
+    "LOCAL_IP4",
+    "PEER_IP6",
+    "LOCAL_IP6",
+    "PEER_IP",
+    "LOCAL_IP",
+    "SERVER_IP",
+    "SERVER_PORT",
+    "HINT",
+    "MTU",
+    "OUT6",
+    "FWMARK",
+    "DTUN",
+    "DTUN_BYPASS",
+];

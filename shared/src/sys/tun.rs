@@ -18,6 +18,36 @@ pub(crate) fn adopt(device: tun::Device) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Makes a descriptor that came from another process as [`adopt`] leaves one.
+pub(crate) fn prepare(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: `F_SETFD` takes an int and touches no memory.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: `F_GETFL` takes nothing and touches no memory.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: `F_SETFL` takes an int and touches no memory.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
+
+    Ok(())
+}
+
+/// The name of the interface that the descriptor is bound to, and its `IFF_*`
+/// flags; `EBADFD` for one that is bound to none.
+pub(crate) fn interface(fd: BorrowedFd<'_>) -> io::Result<(String, libc::c_int)> {
+    // SAFETY: `ifreq` is plain bytes, for which zeros are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: `TUNGETIFF` writes one `ifreq`, and `request` lives through the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    let name = request.ifr_name.iter().map(|byte| byte.cast_unsigned());
+    let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
+    // SAFETY: the kernel wrote the flags, and every pattern of bits is a short.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+
+    Ok((
+        String::from_utf8_lossy(&name).into_owned(),
+        flags.cast_unsigned().into(),
+    ))
+}
+
 /// Makes the device outlive its descriptor, or die with it.
 pub(crate) fn set_persistent(fd: BorrowedFd<'_>, persistent: bool) -> io::Result<()> {
     // SAFETY: `TUNSETPERSIST` takes its argument by value.

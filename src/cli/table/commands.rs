@@ -27,18 +27,14 @@ pub(in crate::cli) const COMMANDS: &[Command] = &[
     },
     Command {
         name: "clean",
-        usage: "[-state DIR]",
-        arguments: Arguments::These(&[Flag {
-            name: "state",
-            value: "DIR",
-            takes: Takes::Directory,
-            brief: "the state of the spoke that was killed",
-            default: "",
-            text: "",
-        }]),
+        usage: "[FLAGS]",
+        arguments: Arguments::Flags,
         brief: "undo what a killed run has left",
         text: "Puts the machine's resolvers back, and takes rules and tables away, those of `-nat` \
-               too. It touches nothing of a tunnel that runs, and opens no lock: \
+               too, and what waits for a restart that does not come. \
+               It takes the flags of the program, best as `-config` `FILE`; of them `-state`, \
+               `-table` and `-rule-pref` say where to look. \
+               It touches nothing of a tunnel that runs, and opens no lock: \
                that is for `dtun unlock`.",
     },
     Command {

@@ -43,7 +43,7 @@ fn broken_off_at_any_step_it_holds_nothing_up_and_the_next_start_removes_it() {
                 );
             }
 
-            machine.routes("10.0.0.0/8").clean_up().await.unwrap();
+            machine.routes("10.0.0.0/8").clean_up(&[]).await.unwrap();
 
             is_done
         };

@@ -1,0 +1,45 @@
+//! What stands over a restart.
+
+use super::{Lease, Steering, sysctl};
+use crate::firewall::Ending;
+use crate::heritage::LeftSteering;
+use crate::routes::discard_routes;
+
+impl Steering {
+    /// What stands, for the next start; none while there is no tunnel.
+    pub(crate) fn left(&self) -> Option<LeftSteering> {
+        let lease = self.lease.as_ref()?;
+
+        Some(LeftSteering {
+            out6: lease.out6,
+            routes: self.routes.as_ref().and_then(|routes| routes.left()),
+        })
+    }
+
+    /// Leaves rules, tables and resolvers for the next start, and a lock. The
+    /// rest of the firewall goes with its process.
+    pub(crate) async fn leave(&mut self) {
+        self.resolvers.leave().await;
+        if let Some(firewall) = self.firewall.take() {
+            firewall.end(Ending::Locked).await;
+        }
+        if let Some(lease) = &self.lease
+            && self.routes.is_some()
+        {
+            sysctl::stay_without_carrier(&lease.device);
+        }
+    }
+
+    /// Takes over what the last run left, and makes it what it is to be.
+    pub(crate) async fn take_over(&mut self, left: &LeftSteering, lease: Lease) {
+        if let Some(standing) = left.routes {
+            let index = lease.index;
+            let routes = self.routes.as_mut();
+            let fits = routes.is_some_and(|routes| routes.take_over(standing, index));
+            if !fits && let Err(error) = discard_routes(&self.netlink, standing).await {
+                tracing::warn!(%error, "routes of the last run are not removed");
+            }
+        }
+        self.stand(lease).await;
+    }
+}
