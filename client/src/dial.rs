@@ -5,8 +5,8 @@
 //! ours, which carries what [`Admit`] lets through; when it is done its
 //! secrets and the number of its last record are taken over, the `Conn` is
 //! switched off and the library dropped, so it sends no close_notify.
-//! Alerts and ECONNREFUSED are noted for the user and never obeyed, since
-//! anyone can forge them.
+//! Alerts and what ICMP messages say are noted for the user and never obeyed,
+//! since anyone can forge them.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::dtls::schedule::{Psk, Secrets};
-use dtun_shared::udp::DialSocket;
+use dtun_shared::udp::{DialSocket, is_hearsay};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -74,6 +74,13 @@ impl Seen {
     pub(crate) fn refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
     }
+
+    fn note_hearsay(&self, error: &io::Error) {
+        tracing::debug!(%error, "dial goes on");
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            self.refused.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 impl DialError {
@@ -114,34 +121,52 @@ pub(crate) async fn dial_seen(
 
     let mut buf = vec![0; MAX_DATAGRAM];
     loop {
-        let io_result = tokio::select! {
+        tokio::select! {
             biased;
             dialled = &mut handshake => {
                 return dialled.map_err(|error| error.after_refusal(seen.refused()));
             }
-            Some(datagram) = to_send.recv() => socket.try_send(&datagram),
-            result = socket.recv(&mut buf) => result.map(|len| {
-                seen.answered.store(true, Ordering::Relaxed);
-                // A full queue is a flood, and a lost datagram is sent again.
-                if received.try_send(buf[..len].to_vec()).is_err() {
-                    tracing::trace!("datagram dropped: the handshake is busy");
+            Some(datagram) = to_send.recv() => send(socket, &datagram, seen)?,
+            result = socket.recv(&mut buf) => match result {
+                Ok(len) => {
+                    seen.answered.store(true, Ordering::Relaxed);
+                    // A full queue is a flood, and a lost datagram is sent again.
+                    if received.try_send(buf[..len].to_vec()).is_err() {
+                        tracing::trace!("datagram dropped: the handshake is busy");
+                    }
                 }
-            }),
-        };
-        match io_result {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                seen.refused.store(true, Ordering::Relaxed);
-            }
-            // A firewall on the way said so, or somebody in its name.
-            Err(error) if error.kind() == io::ErrorKind::HostUnreachable => {
-                tracing::debug!(%error, "dial goes on");
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tracing::trace!("datagram dropped: the socket's buffer is full");
-            }
-            Err(error) => return Err(error.into()),
+                Err(error) if is_hearsay(&error) => seen.note_hearsay(&error),
+                Err(error) => return Err(error.into()),
+            },
         }
+    }
+}
+
+/// An error means that this machine does not let the datagram out.
+fn send(socket: &DialSocket, datagram: &[u8], seen: &Seen) -> io::Result<()> {
+    let sent = match socket.try_send(datagram) {
+        Err(error) if is_hearsay(&error) => {
+            seen.note_hearsay(&error);
+            socket.try_send(datagram)
+        }
+        sent => sent,
+    };
+
+    match sent {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            tracing::trace!("datagram dropped: the socket's buffer is full");
+            Ok(())
+        }
+        // Said twice by those who are far away.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable
+            ) =>
+        {
+            Ok(())
+        }
+        sent => sent,
     }
 }
 

@@ -23,7 +23,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::sys;
 
-pub use dial::DialSocket;
+pub use dial::{DialSocket, is_hearsay};
 
 /// Where a datagram came from, and which of our addresses it was sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

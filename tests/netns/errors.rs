@@ -71,6 +71,23 @@ fn silence_is_said_while_the_spoke_goes_on_trying() {
 }
 
 #[test]
+fn what_a_firewall_on_the_way_says_keeps_no_datagram_from_leaving() {
+    let network = Network::new();
+    let hub = network.host(1);
+    hub.run("nft add table inet wall");
+    hub.run("nft add chain inet wall in { type filter hook input priority 0 ; }");
+    hub.run("nft add rule inet wall in udp dport 443 reject with icmp type prot-unreachable");
+
+    let mut spoke = Spoke::start(&network, 2, &[]);
+    let line = spoke.line("WARN");
+
+    assert!(line.contains("198.18.1.2:443 is silent"), "{line}");
+    hub.run("nft delete table inet wall");
+    let _hub = Hub::start_on(hub, &[]);
+    spoke.lease();
+}
+
+#[test]
 fn a_name_that_is_not_found_is_said() {
     let network = Network::new();
     let host = network.host(2);

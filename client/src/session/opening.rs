@@ -18,7 +18,7 @@ use dtun_shared::dtls::{CipherSuite, RECORD_HEADER};
 use dtun_shared::link;
 use dtun_shared::meta::{Content, HubMeta, MetaError, SpokeMeta};
 use dtun_shared::record::{Opener, Sealer};
-use dtun_shared::udp::{DialSocket, Path};
+use dtun_shared::udp::{DialSocket, Path, is_hearsay};
 use ipnet::IpNet;
 
 use super::pulse::ends_session;
@@ -145,7 +145,7 @@ async fn first_meta(
         let len = match socket.recv(&mut buf).await {
             Ok(len) => len,
             // Anyone can forge what says so; the deadline decides.
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => continue,
+            Err(error) if is_hearsay(&error) => continue,
             Err(error) => return Err(error.into()),
         };
         if let Some(meta) = meta_in(opener, &mut buf[..len])? {

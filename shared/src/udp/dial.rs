@@ -1,4 +1,7 @@
 //! The spoke's socket while it dials, as the runtime waits for it.
+//!
+//! What ICMP messages say about its datagrams comes as errors of this socket,
+//! and anyone can send some ([`is_hearsay`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -52,7 +55,8 @@ impl DialSocket {
 
     /// Sends one datagram.
     ///
-    /// `WouldBlock` means that it is lost, like any other error.
+    /// `WouldBlock` means that it is lost, like any other error; one that is
+    /// [hearsay](is_hearsay) may be about another datagram, and is then gone.
     pub fn try_send(&self, datagram: &[u8]) -> io::Result<()> {
         self.io.get_ref().send(datagram)?;
 
@@ -76,6 +80,25 @@ impl DialSocket {
             .map(canonical)
             .ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
     }
+}
+
+/// Whether an error is one that ICMP messages make. What this machine itself
+/// refuses to send looks alike, and is refused again.
+pub fn is_hearsay(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EACCES
+                | libc::ECONNREFUSED
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::EMSGSIZE
+                | libc::ENETUNREACH
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EPROTO
+        )
+    )
 }
 
 #[cfg(test)]
