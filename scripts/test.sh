@@ -10,7 +10,8 @@ main() {
     [ -c /dev/net/tun ] || fail 'no /dev/net/tun: modprobe tun'
     install_missing
 
-    shellcheck -x scripts/*.sh scripts/completions/dtun.bash .ci/run
+    shellcheck -x scripts/*.sh scripts/openwrt/dtun.init scripts/completions/dtun.bash .ci/run \
+        tests/netns/systemd/boot.sh
     if cargo nextest --version >/dev/null 2>&1; then
         cargo nextest run --workspace --no-fail-fast "$@"
     else
@@ -48,6 +49,8 @@ dash dash
 /bin/busybox busybox
 shellcheck shellcheck
 man man-db
+/usr/lib/systemd/systemd systemd
+systemd-analyze systemd
 zsh zsh
 fish fish
 openssl openssl

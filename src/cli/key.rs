@@ -1,4 +1,5 @@
-//! The pre-shared key: from `-key`, a file or the environment.
+//! The pre-shared key: from `-key`, a file, the environment or the credentials
+//! of a service.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
@@ -28,9 +29,14 @@ pub(super) fn find(
             let bytes = read(&path, warnings).map_err(|fault| Usage::new(&place, fault))?;
             (place, bytes)
         }
-        (None, None) => match env("DTUN_KEY") {
-            Some(key) => ("DTUN_KEY".to_owned(), key.into_vec()),
-            None => return Err(Usage::new("no key", MISSING)),
+        (None, None) => match (env("DTUN_KEY"), credential(env)) {
+            (Some(key), _) => ("DTUN_KEY".to_owned(), key.into_vec()),
+            (None, Some(path)) => {
+                let place = path.display().to_string();
+                let bytes = read(&path, warnings).map_err(|fault| Usage::new(&place, fault))?;
+                (place, bytes)
+            }
+            (None, None) => return Err(Usage::new("no key", MISSING)),
         },
     };
     if bytes.len() > LONGEST {
@@ -43,6 +49,14 @@ pub(super) fn find(
             format!("{fault}: openssl rand -base64 32 makes a good one"),
         )
     })
+}
+
+/// The credential `key`, which systemd has made a file (systemd.exec(5),
+/// `LoadCredential=`).
+fn credential(env: &impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let path = Path::new(&env("CREDENTIALS_DIRECTORY")?).join("key");
+
+    path.exists().then_some(path)
 }
 
 /// The bytes of the file but one newline at their end.

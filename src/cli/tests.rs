@@ -460,6 +460,26 @@ fn the_environment_has_the_key_when_no_flag_has() {
 }
 
 #[test]
+fn a_credential_of_the_service_is_the_key_when_nothing_else_is() {
+    let folder = std::env::temp_dir().join(format!("dtun-credentials-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("key"), "secret\n").unwrap();
+    let directory = ("CREDENTIALS_DIRECTORY", folder.to_str().unwrap());
+    let of = |args: &[&str], env: &[(&str, &str)]| {
+        let Order::Hub(config) = with_env(args, env).unwrap().order else {
+            panic!("no hub");
+        };
+        config.psk.as_bytes().to_vec()
+    };
+
+    assert_eq!(of(&[], &[directory]), b"secret");
+    assert_eq!(of(&[], &[directory, ("DTUN_KEY", "env")]), b"env");
+    assert_eq!(of(&["-key", "flag"], &[directory]), b"flag");
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(with_env(&[], &[directory]).is_err(), "no such credential");
+}
+
+#[test]
 fn offloads_are_on_unless_they_are_switched_off() {
     assert!(hub("-key foo").offload);
     assert!(!hub("-key foo -offload off").offload);
