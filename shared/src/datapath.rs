@@ -120,9 +120,10 @@ impl<S: Side> Datapath<S> {
         self.core
             .insert(room(token), Source::Room(Arc::clone(&lane)));
         lane.arm(&self.core.epoll, room(token));
-        self.core.insert(token, Source::Socket(Arc::clone(&lane)));
-        let fd = lane.socket().as_fd();
-        self.core.epoll.add(fd, token, worker::READ)?;
+        if let Err(error) = self.core.wait_for(token, Source::Socket(lane)) {
+            self.core.take(room(token));
+            return Err(error);
+        }
 
         Ok(Key(token))
     }
@@ -131,9 +132,7 @@ impl<S: Side> Datapath<S> {
     pub fn add_device(&self, tun: Arc<Tun>, port: S::Port) -> io::Result<Key> {
         let device = Arc::new(Device { tun, port });
         let token = self.core.token();
-        self.core.insert(token, Source::Device(Arc::clone(&device)));
-        let fd = device.tun.as_fd();
-        self.core.epoll.add(fd, token, worker::READ)?;
+        self.core.wait_for(token, Source::Device(device))?;
 
         Ok(Key(token))
     }
@@ -215,6 +214,16 @@ impl<S: Side> Core<S> {
     /// A fresh token, and the one after it.
     fn token(&self) -> u64 {
         self.next.fetch_add(2, Ordering::Relaxed)
+    }
+
+    /// Serves a source from now on, or forgets it.
+    fn wait_for(&self, token: u64, source: Source<S>) -> io::Result<()> {
+        // First, or a worker would not find what is ready.
+        self.insert(token, source.clone());
+
+        self.epoll
+            .add(source.as_fd(), token, worker::READ)
+            .inspect_err(|_| drop(self.take(token)))
     }
 
     fn insert(&self, token: u64, source: Source<S>) {

@@ -49,13 +49,15 @@ impl Port {
         datapath: &Datapath<Shared>,
         plan: Plan<'_>,
     ) -> Result<Self, DeviceError> {
-        let tun = attach(netlink, plan.name, plan.offload).await?;
-        if let Err(error) = configure(netlink, &tun, plan).await {
-            netlink.delete_link(tun.index()).await?;
-            return Err(error.into());
-        }
-        let tun = Arc::new(tun);
-        let key = datapath.add_device(Arc::clone(&tun), plan.hint.to_owned())?;
+        let tun = Arc::new(attach(netlink, plan.name, plan.offload).await?);
+        let carry = || datapath.add_device(Arc::clone(&tun), plan.hint.to_owned());
+        let key = match configure(netlink, &tun, plan).await.and_then(|()| carry()) {
+            Ok(key) => key,
+            Err(error) => {
+                netlink.delete_link(tun.index()).await?;
+                return Err(error.into());
+            }
+        };
 
         Ok(Self {
             tun,

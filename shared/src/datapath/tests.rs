@@ -172,6 +172,20 @@ fn a_device_that_is_deleted_is_told_of_while_nothing_passes() {
 }
 
 #[test]
+fn what_cannot_be_waited_for_is_not_kept() {
+    isolated(|netlink| async move {
+        let inside = Inside::new(&netlink, "127.0.0.1:443").await;
+        let Owner(_, tun) = &*inside.side.session;
+        let held = Arc::strong_count(tun);
+
+        let twice = inside.datapath.add_device(Arc::clone(tun), ());
+
+        assert_eq!(twice.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        until(|| Arc::strong_count(tun) <= held);
+    });
+}
+
+#[test]
 fn a_peer_that_is_gone_is_noticed_by_sending_alone() {
     isolated(|netlink| async move {
         // The socket is not in the data path, so nobody receives.
@@ -205,7 +219,7 @@ struct Inside {
     /// What the peer seals with.
     peer: Sealer,
     socket: Peer,
-    _datapath: Datapath<Fake>,
+    datapath: Datapath<Fake>,
 }
 
 impl Inside {
@@ -249,7 +263,7 @@ impl Inside {
             side,
             peer: Sealer::new(CipherSuite::Gcm, &key(), 1, 0),
             socket,
-            _datapath: datapath,
+            datapath,
         }
     }
 
