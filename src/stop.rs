@@ -1,5 +1,7 @@
 //! The request to stop: a signal.
 
+use std::time::{Duration, Instant};
+
 use dtun_shared::status::ignores_hangup;
 use dtun_shared::stop::Stop;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -7,8 +9,9 @@ use tokio::sync::oneshot;
 
 /// Resolves at the first SIGINT, SIGTERM, SIGHUP or SIGUSR1, the last of which
 /// announces another start (`RestartKillSignal=` of a systemd unit); the second
-/// signal ends the process at once. A SIGHUP that the parent had ignored, as
-/// nohup does, stays ignored.
+/// signal ends the process at once, but for one that comes on the heels of the
+/// first: a terminal, sudo and timeout may each pass the same one on. A SIGHUP
+/// that the parent had ignored, as nohup does, stays ignored.
 pub(crate) fn stop() -> anyhow::Result<impl Future<Output = Stop>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -30,8 +33,13 @@ pub(crate) fn stop() -> anyhow::Result<impl Future<Output = Stop>> {
         };
         // Nobody listens when the program is ending by itself.
         sender.send(next().await).unwrap_or_default();
-        next().await;
-        std::process::exit(1);
+        let first = Instant::now();
+        loop {
+            next().await;
+            if first.elapsed() > SAME {
+                std::process::exit(1);
+            }
+        }
     });
 
     Ok(async move { stopped.await.unwrap_or_default() })
@@ -45,3 +53,6 @@ async fn received(signal: &mut Option<Signal>) {
         None => std::future::pending().await,
     }
 }
+
+/// Whoever is tired of waiting has waited longer.
+const SAME: Duration = Duration::from_millis(500);

@@ -3,6 +3,7 @@
 
 use anyhow::Context as _;
 use dtun_shared::link::Netlink;
+use dtun_shared::status::needs_root;
 
 use crate::config::CleanConfig;
 use crate::routes::{Place, remove_leftovers};
@@ -14,9 +15,10 @@ use crate::{dns, heritage};
 ///
 /// # Errors
 ///
-/// When resolvers cannot be put back, or the kernel does not let rules or tables
-/// go; the rest is done all the same.
+/// When this process may not, resolvers cannot be put back, or the kernel does
+/// not let rules or tables go; the rest is done all the same.
 pub async fn clean(config: CleanConfig) -> anyhow::Result<()> {
+    needs_root("clean")?;
     let netlink = Netlink::new().context("failed to open netlink")?;
     let awaited = heritage::clean(&netlink).await;
     let awaited = awaited.context("failed to take down what was left for a restart")?;

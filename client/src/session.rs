@@ -21,6 +21,7 @@ use dtun_shared::dtls::CipherSuite;
 use dtun_shared::meta::{Addresses, HubMeta};
 use dtun_shared::packet::{Echo, Ends, is_udp_to, no_route};
 use dtun_shared::tun::Tun;
+use ipnet::Ipv6Net;
 
 pub(crate) use counters::Counters;
 pub(crate) use opening::{NotOpened, Terms, open, split_record};
@@ -41,8 +42,8 @@ pub(crate) struct Session {
     /// How a hub is asked that knows no control messages.
     echo: Option<Heartbeat>,
     since: Instant,
-    /// Everything goes in, and nothing of IPv6 comes out at the hub.
-    is_without6: bool,
+    /// Everything goes in, and of IPv6 nothing comes out at the hub but this.
+    nets6: Option<Vec<Ipv6Net>>,
     refusals: Refusals,
     device: OnceLock<Arc<Tun>>,
     counters: Counters,
@@ -144,9 +145,13 @@ impl Session {
         let IpAddr::V6(ip) = destination else {
             return false;
         };
-        let pool = || self.addresses.ip6.map(|(local, _)| local);
+        let Some(nets) = &self.nets6 else {
+            return false;
+        };
+        let pool = self.addresses.ip6.map(|(local, _)| local);
+        let mut reached = nets.iter().chain(&pool);
 
-        self.is_without6 && !ip.is_unique_local() && !pool().is_some_and(|pool| pool.contains(&ip))
+        !ip.is_unique_local() && !reached.any(|net| net.contains(&ip))
     }
 
     /// What to tell the sender of a packet that goes nowhere, unless many are

@@ -275,7 +275,10 @@ impl Spoke {
                 mtu: self.config.mtu,
                 keepalive: self.config.keepalive,
                 offload: self.config.offload,
-                full: self.config.route == Some(RouteWhat::Everything),
+                full: self.config.route.as_ref().and_then(|what| match what {
+                    RouteWhat::Everything(nets) => Some(nets.clone()),
+                    RouteWhat::Nets(_) => None,
+                }),
             },
         })
     }

@@ -23,7 +23,7 @@ use crate::config::SpokeConfig;
 use crate::dns::Resolvers;
 use crate::firewall::{Ending, Firewall, Settings};
 use crate::heritage;
-use crate::routes::{BypassSource, NotRouted, Place, Plan, RouteWhat, Routes};
+use crate::routes::{BypassSource, NotRouted, Place, Plan, RouteWhat, Routes, Unmarked};
 use dtun_shared::repairs::Repairs;
 use told::tell_no_firewall;
 
@@ -34,8 +34,10 @@ pub(crate) struct Steering {
     what: Option<RouteWhat>,
     netlink: Netlink,
     firewall: Option<Firewall>,
-    /// Whether the user knows that the firewall's part is missing.
+    /// Whether the user knows that its part is missing.
     told_no_firewall: bool,
+    /// Whether nothing marks what it would mark.
+    unmarked: bool,
     routes: Option<Routes>,
     source: Option<BypassSource>,
     /// Under watch since the list was read first.
@@ -91,6 +93,7 @@ impl Steering {
                 mark,
                 dns: config.dns.clone(),
                 from: config.route_from.clone(),
+                unmarked: Unmarked::default(),
             };
             Routes::new(netlink.clone(), plan, place)
         });
@@ -103,6 +106,7 @@ impl Steering {
             netlink: netlink.clone(),
             firewall: None,
             told_no_firewall: false,
+            unmarked: false,
             what: config.route.clone(),
             routes,
             source: config.bypass.clone(),
@@ -130,14 +134,14 @@ impl Steering {
 
     /// What is routed into the tunnel, for people; none if scripts do that.
     pub(crate) fn routed(&self) -> Option<String> {
-        match self.what.as_ref()? {
-            _ if self.lease.is_none() || self.look.anew => Some("nothing".to_owned()),
-            RouteWhat::Everything => Some("default".to_owned()),
-            RouteWhat::Nets(nets) => {
-                let nets: Vec<_> = nets.iter().map(ToString::to_string).collect();
-                Some(nets.join(","))
-            }
-        }
+        let what = self.what.as_ref()?;
+        let is_down = self.lease.is_none() || self.look.anew;
+
+        Some(if is_down {
+            "nothing".to_owned()
+        } else {
+            what.to_string()
+        })
     }
 
     /// Begins with the firewall: a lock is closed first of all, but for a tunnel
@@ -216,11 +220,15 @@ impl Steering {
         let (Some(lease), Some(routes)) = (&self.lease, &self.routes) else {
             return;
         };
+        if self.look.anew {
+            return; // It may be what was just taken down.
+        }
         let thorough = match change {
             Change::Gone { table } => routes.table() == Some(table),
             Change::Lost => true,
             Change::Link { index, removed, .. } if index == lease.index && !removed => true,
             Change::Route | Change::Rule => false,
+            Change::Address { .. } if self.unmarked => false,
             Change::Link { .. } | Change::Address { .. } => return,
         };
         self.look.thorough |= thorough;
@@ -266,10 +274,16 @@ impl Steering {
             return;
         }
 
-        let Some(routes) = &mut self.routes else {
+        let (Some(routes), Some(lease)) = (&mut self.routes, &self.lease) else {
             return;
         };
-        match routes.restore(look.thorough).await {
+        let put_back = async {
+            if self.unmarked {
+                routes.do_without_marks(lease).await?; // They may be others now.
+            }
+            routes.restore(look.thorough).await
+        };
+        match put_back.await {
             Ok(false) => {}
             Ok(true) => {
                 let wait = self.repairs.made(Instant::now());
@@ -332,20 +346,25 @@ impl Steering {
         let started = Instant::now();
         sysctl::honour_marks_of_answers();
         sysctl::pass_by_without_carrier(&lease.device);
-        let result = match routes.prepare(lease.index).await {
-            Ok(()) => {
-                if let Some(firewall) = &mut self.firewall {
-                    let result = firewall.stand(lease, routes.bypass()).await;
-                    tell_no_firewall(result, firewall.is_locked(), &mut self.told_no_firewall);
-                }
-                routes.lead().await
+        let put_up = async {
+            routes.prepare(lease.index).await?;
+            if let Some(firewall) = &mut self.firewall {
+                let result = firewall.stand(lease, routes.bypass()).await;
+                self.unmarked = result.is_err() && !firewall.is_locked();
+                tell_no_firewall(result, firewall.is_locked(), &mut self.told_no_firewall);
             }
-            Err(error) => Err(error),
+            if self.unmarked {
+                routes.do_without_marks(lease).await?;
+            } else {
+                routes.use_marks().await?;
+            }
+            routes.lead().await
         };
-        match result {
+        match put_up.await {
             Ok(()) => {
                 let failed = self.told.take().is_some();
-                if self.what == Some(RouteWhat::Everything) && !self.asked_hub {
+                let is_full = self.what.as_ref().is_some_and(RouteWhat::is_everything);
+                if is_full && !self.asked_hub {
                     self.asked_hub = true;
                     tokio::spawn(forwarding::tell(lease.clone()));
                 }

@@ -9,6 +9,20 @@ pub fn has_net_admin() -> Option<bool> {
     own_bit("CapEff", CAP_NET_ADMIN)
 }
 
+/// Says at once what would be found out only half-way: a command of this program
+/// that changes the machine's network may not.
+pub fn needs_root(command: &'static str) -> Result<(), NotRoot> {
+    match has_net_admin() {
+        Some(false) => Err(NotRoot(command)),
+        Some(true) | None => Ok(()),
+    }
+}
+
+/// A command that only root can carry out.
+#[derive(Debug, thiserror::Error)]
+#[error("dtun {0} needs root, or the capability CAP_NET_ADMIN")]
+pub struct NotRoot(&'static str);
+
 /// Whether whoever started this process had it ignore SIGHUP, as nohup does;
 /// none where the kernel does not say.
 pub fn ignores_hangup() -> Option<bool> {

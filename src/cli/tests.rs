@@ -703,13 +703,17 @@ fn routes_bypass_table_and_preference_are_read() {
         "{SPOKE} -route default -bypass {bypass} -table 500 -rule-pref 100"
     ));
 
-    assert_eq!(config.route, Some(RouteWhat::Everything));
+    assert_eq!(config.route, Some(RouteWhat::Everything(Vec::new())));
     assert_eq!(config.bypass.unwrap().words.len(), 3);
     assert_eq!((config.table, config.rule_pref), (Some(500), Some(100)));
 
     let config = spoke(&format!("{SPOKE} -route 10.1.2.3/8,fd00::/8"));
     let nets = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap());
     assert_eq!(config.route, Some(RouteWhat::Nets(nets.to_vec())));
+
+    let config = spoke(&format!("{SPOKE} -route default,10.1.2.3/8,fd00::/8"));
+    assert_eq!(config.route, Some(RouteWhat::Everything(nets.to_vec())));
+    assert!(refused(&format!("{SPOKE} -route default,")).contains("empty"));
 }
 
 #[test]

@@ -190,8 +190,12 @@ pub(super) fn networks(text: &str) -> Result<Networks, String> {
 
 pub(super) fn route(text: &str) -> Result<RouteWhat, String> {
     if text == "default" {
-        return Ok(RouteWhat::Everything);
+        return Ok(RouteWhat::Everything(Vec::new()));
     }
+    let (is_everything, text) = match text.strip_prefix("default,") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
     let networks = networks(text).map_err(|fault| format!("{fault}, or the word default"))?;
     if networks.0.is_empty() {
         return Err("empty: give networks, or the word default".to_owned());
@@ -200,7 +204,11 @@ pub(super) fn route(text: &str) -> Result<RouteWhat, String> {
         return Err("a prefix of length 0 is everything: -route default".to_owned());
     }
 
-    Ok(RouteWhat::Nets(networks.0))
+    Ok(if is_everything {
+        RouteWhat::Everything(networks.0)
+    } else {
+        RouteWhat::Nets(networks.0)
+    })
 }
 
 /// Files are read when the tunnel comes up, and whenever they change; one that

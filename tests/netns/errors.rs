@@ -216,6 +216,29 @@ fn a_user_without_rights_is_told_what_to_do() {
 }
 
 #[test]
+fn so_is_one_who_uses_a_command() {
+    let netns = Netns::new("alone");
+    let nobody = Nobody::new();
+
+    for (command, flags) in [
+        ("lock", &[][..]),
+        ("unlock", &["-for", "5m"]),
+        ("clean", &[]),
+    ] {
+        let args = [&[command], flags].concat();
+        let mut daemon = Daemon::spawn(nobody.command(&netns, &args));
+
+        let line = fails(&mut daemon, 1);
+
+        assert!(
+            line.contains(&format!("dtun {command} needs root")),
+            "{line}"
+        );
+        assert_eq!(daemon.text().lines().count(), 1, "{}", daemon.text());
+    }
+}
+
+#[test]
 fn an_argument_that_is_wrong_is_named() {
     let netns = Netns::new("alone");
     let files = Scratch::new();

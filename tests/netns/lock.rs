@@ -104,10 +104,16 @@ fn what_is_refused_is_refused_at_once() {
     spoke.line(CLOSED);
 
     for to in [IpAddr::from(www.ip4()), www.ip6().into()] {
-        let start = Instant::now();
-        let refused = connects(&spoke.host, (to, 80).into());
-        assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{to}");
-        assert!(start.elapsed() < Duration::from_secs(1), "{to}");
+        for device in [None, Some("uplink")] {
+            let start = Instant::now();
+            let refused = connects_by(&spoke.host, (to, 80).into(), device);
+            assert_eq!(
+                refused,
+                Err(ErrorKind::ConnectionRefused),
+                "{to} {device:?}"
+            );
+            assert!(start.elapsed() < Duration::from_secs(1), "{to} {device:?}");
+        }
     }
     spoke.kill();
     let refused = connects(&spoke.host, (www.ip4(), 80).into());
@@ -375,6 +381,8 @@ fn an_unlock_for_a_time_ends_by_itself_or_by_a_lock() {
     assert!(dtun(&spoke.host, "unlock -for 2s").contains("open"));
     reaches(&spoke.host, www.ip4());
     reaches_within_not(&spoke.host, &www);
+    spoke.line("is open");
+    spoke.line("closed again");
 
     dtun(&spoke.host, "unlock -for 1h");
     reaches(&spoke.host, www.ip6());
@@ -662,9 +670,16 @@ fn everywhere(www: &Host, host: &Host) -> Vec<SocketAddr> {
 }
 
 fn connects(from: &Netns, to: SocketAddr) -> Result<(), ErrorKind> {
-    from.enter(|| TcpStream::connect_timeout(&to, SOON))
-        .map(|_| ())
-        .map_err(|error| error.kind())
+    connects_by(from, to, None)
+}
+
+fn connects_by(from: &Netns, to: SocketAddr, device: Option<&str>) -> Result<(), ErrorKind> {
+    from.enter(|| {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.bind_device(device.map(str::as_bytes))?;
+        socket.connect_timeout(&to.into(), SOON)
+    })
+    .map_err(|error| error.kind())
 }
 
 #[track_caller]

@@ -56,4 +56,5 @@ mod routes;
 mod service;
 mod split;
 mod spokes;
+mod unmarked;
 mod via;

@@ -188,7 +188,7 @@ pub(crate) struct Picture {
     pub(crate) www: Netns,
     pub(crate) direct: Host,
     pub(crate) network: Network,
-    scratch: Scratch,
+    pub(crate) scratch: Scratch,
 }
 
 impl Picture {
@@ -297,14 +297,26 @@ impl Picture {
 
     /// Starts a spoke that knows the hub by name, with the list in its environment.
     pub(crate) fn spoke(&self, host: &Host, flags: &[&str]) -> Daemon {
+        self.spoke_after("true", host, flags)
+    }
+
+    /// A spoke that finds no nft on its machine.
+    pub(crate) fn spoke_without_nft(&self, host: &Host, flags: &[&str]) -> Daemon {
+        self.spoke_after("mount -t tmpfs none /usr/sbin", host, flags)
+    }
+
+    /// A spoke in mounts of its own that a command has changed.
+    fn spoke_after(&self, change: &str, host: &Host, flags: &[&str]) -> Daemon {
         // No name belongs to the address, as with most servers: their script
         // takes what ping prints for one.
         host.etc("hosts", "198.18.1.2 198.18.1.2 hub.example\n");
         // The script's records belong to this machine, not to the one that tests.
-        let own_run = "mkdir -p /run/dtun \"$0\" && mount --bind \"$0\" /run/dtun && exec \"$@\"";
+        let own_run = format!(
+            "mkdir -p /run/dtun \"$0\" && mount --bind \"$0\" /run/dtun && {change} && exec \"$@\""
+        );
         let mut command = host.command("sh");
         command
-            .args(["-c", own_run, &self.scratch.path("run")])
+            .args(["-c", &own_run, &self.scratch.path("run")])
             .args([
                 env!("CARGO_BIN_EXE_dtun"),
                 "-key",

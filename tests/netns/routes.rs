@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
 use crate::network::{Host, lan};
@@ -327,6 +329,57 @@ fn ipv6_without_a_way_at_the_hub_is_refused_at_once_and_works_inside() {
         spoke.terminate();
         assert!(spoke.text().contains("no_route="), "{}", spoke.text());
     }
+}
+
+#[test]
+fn what_is_named_beside_everything_goes_in_though_the_hub_has_no_way_out_for_it() {
+    let picture = Picture::with(&["-allow-peernet", "2001:db8:5::/48"]);
+    picture.hub.host.ip("-6 route del default");
+    let laptop = picture.network.host(2);
+    let far = picture.network.host(4);
+    far.ip("addr add 2001:db8:5::1/128 dev lo");
+    let state = picture.scratch.path("far");
+    let flags = [
+        "-id",
+        "far",
+        "-state",
+        &state,
+        "-peernet",
+        "2001:db8:5::/64",
+    ];
+    let mut other = picture.spoke(&far, &flags);
+    other.line("tunnel up");
+
+    let route = "default,2001:db8:5::/48,198.18.4.0/24";
+    let bypass = "2001:db8::/32,198.18.0.0/15";
+    let mut spoke = picture.spoke(&laptop, &["-route", route, "-bypass", bypass]);
+    let line = spoke.line("tunnel up");
+
+    assert!(line.contains(&format!("routed={route}")), "{line}");
+    reaches(&laptop, "2001:db8:5::1".parse::<IpAddr>().unwrap());
+    assert_eq!(way(&laptop, "198.18.4.2"), "dtun0");
+    assert_eq!(way(&laptop, "198.18.5.2"), "uplink");
+    let nowhere = "[2001:dba::1]:80".parse().unwrap();
+    let refused = laptop.enter(|| TcpStream::connect_timeout(&nowhere, PATIENCE));
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::NetworkUnreachable);
+}
+
+#[test]
+fn a_stop_that_is_asked_for_twice_at_once_leaves_nothing() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let before = rules_and_tables(&laptop);
+    let mut spoke = full(&picture, &laptop, &[]);
+    spoke.line("tunnel up");
+
+    // As timeout does it, to the program and to its group; the second comes
+    // when the first was noticed.
+    spoke.signal(Signal::SIGINT);
+    spoke.line("tunnel down");
+    spoke.signal(Signal::SIGINT);
+
+    assert!(spoke.wait().success());
+    assert_eq!(rules_and_tables(&laptop), before);
 }
 
 #[test]

@@ -55,6 +55,8 @@ pub(super) struct Guard {
     look: Option<Instant>,
     /// When to put back what somebody took away, or what failed.
     repair: Option<Instant>,
+    /// When a lock that is open for a time should be closed.
+    closes: Option<Instant>,
     /// Failures in a row.
     failures: u32,
     /// The network fails to tell of changes, and is not asked before.
@@ -89,6 +91,7 @@ impl Guard {
             locked: Arc::default(),
             look: None,
             repair: None,
+            closes: None,
             failures: 0,
             deaf: None,
         };
@@ -148,7 +151,8 @@ impl Guard {
     }
 
     async fn wait(&mut self, orders: &mut mpsc::Receiver<Order>) -> Wake {
-        let timer = [self.look, self.repair].into_iter().flatten().min();
+        let timers = [self.look, self.repair, self.closes];
+        let timer = timers.into_iter().flatten().min();
         let deaf = self.deaf;
         tokio::select! {
             biased;
@@ -276,6 +280,9 @@ impl Guard {
         if self.look.is_some_and(|at| now >= at) {
             self.look = None;
             self.look_inside().await;
+        }
+        if self.closes.take_if(|at| now >= *at).is_some() {
+            self.opened().await;
         }
     }
 

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use dtun_shared::claim::Claim;
 use dtun_shared::link::Netlink;
 use dtun_shared::nft::{self, NftError, TableWatch};
+use dtun_shared::status::needs_root;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -26,6 +27,7 @@ use crate::config::LockConfig;
 ///
 /// When nft is missing or refuses, or a spoke runs and does not close it.
 pub async fn lock(config: LockConfig) -> anyhow::Result<()> {
+    needs_root("lock")?;
     let Some(_held) = Held::try_take()? else {
         // The spoke's own rules are better than what is known here.
         return call_keeper().await;
@@ -67,6 +69,7 @@ async fn call_keeper() -> anyhow::Result<()> {
 ///
 /// When there is none, or nft fails.
 pub async fn unlock(time: Option<Duration>) -> anyhow::Result<()> {
+    needs_root("unlock")?;
     if !stands().await? {
         anyhow::bail!("no lock of -strict stands on this machine");
     }
@@ -106,11 +109,10 @@ pub(super) enum Standing {
 }
 
 /// Whether the lock lets everything pass.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opened {
     Not,
-    /// For a time, in nft's words.
-    For(String),
+    For(Duration),
     ForGood,
 }
 
@@ -241,9 +243,33 @@ fn parse_opened(set: &str) -> Opened {
         words.next()
     };
     match word("expires").or(word("timeout")) {
-        Some(time) => Opened::For(time.to_owned()),
+        Some(time) => Opened::For(parse_time(time).unwrap_or_default()),
         None => Opened::ForGood,
     }
+}
+
+/// A time as nft writes it: `1d23h59m58s996ms`, without what is 0.
+fn parse_time(text: &str) -> Option<Duration> {
+    let mut time = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, after) = rest.split_at(end);
+        let end = after.find(|c: char| c.is_ascii_digit());
+        let (unit, after) = after.split_at(end.unwrap_or(after.len()));
+        let one = match unit {
+            "d" => Duration::from_hours(24),
+            "h" => Duration::from_hours(1),
+            "m" => Duration::from_mins(1),
+            "s" => Duration::from_secs(1),
+            "ms" => Duration::from_millis(1),
+            _ => return None,
+        };
+        time += one.checked_mul(number.parse().ok()?)?;
+        rest = after;
+    }
+
+    Some(time)
 }
 
 /// Carries commands out. What another version of this program left may not take
@@ -314,3 +340,21 @@ const YOUTH: Duration = Duration::from_secs(300);
 
 /// For a spoke to hear that its lock was opened, or a service manager to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_read_from_nft_for_how_long_the_lock_is_open() {
+        let set = |element: &str| format!("set open {{\n elements = {{ {element} }}\n}}");
+        let opened = |element: &str| parse_opened(&set(element));
+
+        assert_eq!(parse_opened("set open {\n flags timeout\n}"), Opened::Not);
+        assert_eq!(opened("ipv4, ipv6"), Opened::ForGood);
+        let time = |ms| Opened::For(Duration::from_millis(ms));
+        assert_eq!(opened("ipv4 timeout 5m expires 4m58s4ms"), time(298_004));
+        assert_eq!(opened("ipv4 timeout 5m, ipv6 timeout 5m"), time(300_000));
+        assert_eq!(opened("ipv4 timeout 1d1h expires 1d"), time(86_400_000));
+    }
+}

@@ -49,7 +49,7 @@ impl Settings {
             mark,
             chosen: mark.second().filter(|_| !is_for_all),
             groups: config.route_from.iter().filter_map(group).collect(),
-            names: config.route == Some(RouteWhat::Everything)
+            names: config.route.as_ref().is_some_and(RouteWhat::is_everything)
                 && !config.dns.is_empty()
                 && is_for_all,
             lock: lock.transpose()?,

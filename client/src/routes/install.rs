@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::bypass::Bypass;
 use super::leftover;
 use super::plan::{Block, Plan};
+use super::unmarked::NeedsFirewall;
 
 /// The rules and tables of a spoke.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    netlink: Netlink,
-    plan: Plan,
+    pub(super) netlink: Netlink,
+    pub(super) plan: Plan,
     place: Place,
     /// What is kept out of the tunnel.
     bypass: Bypass,
@@ -91,6 +92,8 @@ pub(crate) enum NotRouted {
     },
     #[error("{0}")]
     Taken(#[from] leftover::Taken),
+    #[error("{0}")]
+    NoFirewall(#[from] NeedsFirewall),
 }
 
 impl Routes {
@@ -192,7 +195,7 @@ impl Routes {
             old.map_or(block.table, |old| block.other(old)),
             standing.is_of_plan,
         );
-        let rules = self.preparing(block, &standing.families);
+        let rules = preparing(&self.plan, block, &standing.families);
         if !is_of_plan {
             // An earlier run may have been killed while it filled it.
             let emptied = self.netlink.empty(table).await;
@@ -229,8 +232,7 @@ impl Routes {
         let Some(standing) = &self.standing else {
             return Ok(());
         };
-        let mut wanted = self.preparing(standing.block, &standing.families);
-        wanted.extend(self.leading(standing));
+        let wanted = self.wanted(&self.plan);
         let present = self.rules(&Family::BOTH).await?;
         let is_odd = |rule: &&Rule| {
             standing.block.holds(rule.pref)
@@ -256,7 +258,7 @@ impl Routes {
         if let Some(standing) = &mut self.standing {
             standing.leads = true;
         }
-        let rules = self.standing.as_ref().map(|it| self.leading(it));
+        let rules = self.standing.as_ref().map(|it| leading(&self.plan, it));
 
         self.add(&rules.unwrap_or_default()).await
     }
@@ -271,10 +273,7 @@ impl Routes {
         let Some(table) = standing.table else {
             return Ok(false);
         };
-        let mut wanted = self.preparing(standing.block, &standing.families);
-        if standing.leads {
-            wanted.extend(self.leading(standing));
-        }
+        let mut wanted = self.wanted(&self.plan);
         let present: HashSet<_> = self.rules(&standing.families).await?.into_iter().collect();
         wanted.retain(|rule| !present.contains(rule));
 
@@ -299,7 +298,7 @@ impl Routes {
             self.standing = None;
             return Ok(());
         }
-        let mut rules = self.preparing(block, &standing.families);
+        let mut rules = preparing(&self.plan, block, &standing.families);
         for family in &standing.families {
             for table in [block.table, block.other(block.table)] {
                 rules.extend(self.plan.leading(block, table, *family));
@@ -336,6 +335,19 @@ impl Routes {
         Ok(families)
     }
 
+    /// Every rule that is to be there by a plan.
+    pub(super) fn wanted(&self, plan: &Plan) -> Vec<Rule> {
+        let Some(standing) = &self.standing else {
+            return Vec::new();
+        };
+        let mut rules = preparing(plan, standing.block, &standing.families);
+        if standing.leads {
+            rules.extend(leading(plan, standing));
+        }
+
+        rules
+    }
+
     async fn rules(&self, families: &[Family]) -> Result<Vec<Rule>, NotRouted> {
         let mut rules = Vec::new();
         for family in families {
@@ -344,21 +356,6 @@ impl Routes {
         }
 
         Ok(rules)
-    }
-
-    fn preparing(&self, block: Block, families: &[Family]) -> Vec<Rule> {
-        let of = |family: &Family| self.plan.preparing(block, *family);
-
-        families.iter().flat_map(of).collect()
-    }
-
-    fn leading(&self, standing: &Standing) -> Vec<Rule> {
-        let Some(table) = standing.table else {
-            return Vec::new();
-        };
-        let of = |family: &Family| self.plan.leading(standing.block, table, *family);
-
-        standing.families.iter().flat_map(of).collect()
     }
 
     async fn fill(&self, block: Block, table: u32, device: u32) -> Result<Filled, NotRouted> {
@@ -422,7 +419,7 @@ impl Routes {
         Ok(entries < standing.filled.entries)
     }
 
-    async fn add(&self, rules: &[Rule]) -> Result<(), NotRouted> {
+    pub(super) async fn add(&self, rules: &[Rule]) -> Result<(), NotRouted> {
         for rule in rules {
             self.netlink
                 .add_rule(rule)
@@ -453,7 +450,22 @@ impl Routes {
 /// In /etc/iproute2/rt_protos.
 const KERNEL: u8 = 2;
 
-fn kernel(what: &'static str) -> impl FnOnce(io::Error) -> NotRouted {
+fn preparing(plan: &Plan, block: Block, families: &[Family]) -> Vec<Rule> {
+    let of = |family: &Family| plan.preparing(block, *family);
+
+    families.iter().flat_map(of).collect()
+}
+
+fn leading(plan: &Plan, standing: &Standing) -> Vec<Rule> {
+    let Some(table) = standing.table else {
+        return Vec::new();
+    };
+    let of = |family: &Family| plan.leading(standing.block, table, *family);
+
+    standing.families.iter().flat_map(of).collect()
+}
+
+pub(super) fn kernel(what: &'static str) -> impl FnOnce(io::Error) -> NotRouted {
     move |source| NotRouted::Kernel { what, source }
 }
 

@@ -216,7 +216,7 @@ const KERNEL: u8 = 2;
 mod tests {
     use dtun_shared::mark::Mark;
 
-    use super::super::{Plan, RouteWhat};
+    use super::super::{Plan, RouteWhat, Unmarked};
     use super::*;
 
     const BLOCK: Block = Block {
@@ -252,10 +252,11 @@ mod tests {
 
     fn ours() -> Vec<Rule> {
         let plan = Plan {
-            what: RouteWhat::Everything,
+            what: RouteWhat::Everything(Vec::new()),
             mark: Mark::DEFAULT,
             dns: vec!["192.0.2.53".parse().unwrap()],
             from: Vec::new(),
+            unmarked: Unmarked::default(),
         };
         let of = |family| {
             let mut rules = plan.preparing(BLOCK, family);

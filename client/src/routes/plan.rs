@@ -3,6 +3,7 @@
 //! ```text
 //! +9  fwmark M lookup main                  our own datagrams, and no further
 //! +0  fwmark M goto +9
+//! +0  from ADDRESS lookup main              without a firewall: its answers
 //! +1  udp dport 53 lookup T+1               names, before the LAN's resolver
 //! +2  tcp dport 53 lookup T+1
 //! +3  lookup main suppress_prefixlength 0   the networks the machine is in
@@ -17,6 +18,7 @@
 //! A rule that looks up main alone would let our datagrams fall through to T
 //! where main has no default route, hence the leap.
 
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use dtun_shared::link::{Entry, Family, Lead, Rule, Then, Transport};
@@ -36,6 +38,29 @@ pub(crate) struct Plan {
     pub(crate) dns: Vec<IpAddr>,
     /// Whose packets go in; none for everybody's.
     pub(crate) from: Vec<RouteFrom>,
+    /// What no firewall marks.
+    pub(crate) unmarked: Unmarked,
+}
+
+/// What rules tell by addresses, as well as they can, where there is no firewall
+/// that tells it by marks: answers, of which a reverse path filter looks up the
+/// way back before it lets in what they are to answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unmarked {
+    /// This machine's addresses outside of the tunnel.
+    pub(crate) outside: BTreeSet<IpAddr>,
+    /// Those at this end of the tunnel.
+    pub(crate) inside: BTreeSet<IpAddr>,
+}
+
+impl Unmarked {
+    /// All that either has.
+    pub(crate) fn with(&self, other: &Self) -> Self {
+        Self {
+            outside: &self.outside | &other.outside,
+            inside: &self.inside | &other.inside,
+        }
+    }
 }
 
 /// Where the rules and tables of one tunnel stand.
@@ -75,7 +100,7 @@ impl Plan {
     /// The families in which anything is routed.
     pub(crate) fn families(&self) -> Vec<Family> {
         let is_in = |family: &Family| match &self.what {
-            RouteWhat::Everything => true,
+            RouteWhat::Everything(_) => true,
             RouteWhat::Nets(_) => self.nets(*family).next().is_some(),
         };
 
@@ -91,6 +116,15 @@ impl Plan {
             ..rule
         };
         let mut rules = vec![marked(rule(OWN, Then::Lookup(MAIN))), marked(rule(0, past))];
+        let outside = self.unmarked.outside.iter().copied().map(IpNet::from);
+        rules.extend(
+            outside
+                .filter(|net| Family::of(*net) == family)
+                .map(|net| Rule {
+                    from: Some(net),
+                    ..rule(0, Then::Lookup(MAIN))
+                }),
+        );
         if self.takes_forwarded() {
             rules.push(Rule {
                 iif: Some("lo".to_owned()),
@@ -131,7 +165,7 @@ impl Plan {
     fn near(&self, family: Family, pref: u32, selectors: Selectors) -> Vec<Rule> {
         let rule = Rule::new(family, pref, Then::Lookup(MAIN));
         let rules: Vec<_> = match &self.what {
-            RouteWhat::Everything => vec![Rule {
+            RouteWhat::Everything(_) => vec![Rule {
                 suppress: Some(0),
                 ..rule
             }],
@@ -184,6 +218,8 @@ impl Plan {
             .into_iter()
             .collect();
         rules.extend(self.from.iter().filter_map(|from| from.select(rule)));
+        let inside = self.unmarked.inside.iter().copied().map(IpNet::from);
+        rules.extend(inside.filter_map(|net| RouteFrom::Net(net).select(rule)));
 
         rules
     }
@@ -195,13 +231,13 @@ impl Plan {
             lead: Lead::Device(index),
         };
         let mut entries: Vec<_> = match &self.what {
-            RouteWhat::Everything => Family::BOTH.map(|family| lead(family.everything())).into(),
+            RouteWhat::Everything(_) => Family::BOTH.map(|family| lead(family.everything())).into(),
             RouteWhat::Nets(nets) => nets.iter().copied().map(lead).collect(),
         };
-        entries.extend(self.dns.iter().map(|ip| lead(IpNet::from(*ip))));
-
         // A network that is both routed and kept out is kept out.
-        entries.retain(|entry| self.is_dns(entry.net) || !bypass.covers(entry.net));
+        entries.retain(|entry| !bypass.covers(entry.net));
+        entries.extend(self.always().map(lead));
+        let always: HashSet<_> = self.always().collect();
 
         let routed: Vec<_> = entries.iter().map(|entry| entry.net).collect();
         let is_in = |net: &IpNet| routed.iter().any(|routed| routed.contains(net));
@@ -209,7 +245,9 @@ impl Plan {
             net,
             lead: Lead::Throw,
         };
-        let kept = bypass.nets().filter(|net| is_in(net) && !self.is_dns(*net));
+        let kept = bypass
+            .nets()
+            .filter(|net| is_in(net) && !always.contains(net));
         entries.extend(kept.map(throw));
 
         entries
@@ -231,7 +269,7 @@ impl Plan {
 
     /// Whether port 53 goes through the tunnel wherever it is meant to go.
     fn takes_names(&self) -> bool {
-        self.what == RouteWhat::Everything && !self.dns.is_empty()
+        self.what.is_everything() && !self.dns.is_empty()
     }
 
     fn takes_forwarded(&self) -> bool {
@@ -240,7 +278,7 @@ impl Plan {
 
     fn nets(&self, family: Family) -> impl Iterator<Item = IpNet> {
         let nets: &[IpNet] = match &self.what {
-            RouteWhat::Everything => &[],
+            RouteWhat::Everything(_) => &[],
             RouteWhat::Nets(nets) => nets,
         };
         let dns = self.dns.iter().map(|ip| IpNet::from(*ip));
@@ -251,8 +289,15 @@ impl Plan {
             .filter(move |net| Family::of(*net) == family)
     }
 
-    fn is_dns(&self, net: IpNet) -> bool {
-        self.dns.iter().any(|ip| IpNet::from(*ip) == net)
+    /// What goes in whatever a list keeps out.
+    fn always(&self) -> impl Iterator<Item = IpNet> {
+        let nets: &[IpNet] = match &self.what {
+            RouteWhat::Everything(nets) => nets,
+            RouteWhat::Nets(_) => &[],
+        };
+        let dns = self.dns.iter().map(|ip| IpNet::from(*ip));
+
+        dns.chain(nets.iter().copied())
     }
 }
 
@@ -314,6 +359,7 @@ mod tests {
             mark: Mark::DEFAULT,
             dns: dns.iter().map(|ip| ip.parse().unwrap()).collect(),
             from: Vec::new(),
+            unmarked: Unmarked::default(),
         }
     }
 
@@ -371,7 +417,7 @@ mod tests {
 
     #[test]
     fn everything_goes_in_behind_what_main_knows_better_and_port_53_before_it() {
-        let plan = plan(RouteWhat::Everything, &["10.0.0.1"]);
+        let plan = plan(RouteWhat::Everything(Vec::new()), &["10.0.0.1"]);
 
         assert_eq!(
             shown(&plan.preparing(BLOCK, Family::Ip4)),
@@ -416,7 +462,7 @@ mod tests {
 
     #[test]
     fn rules_are_made_for_each_of_those_whose_packets_go_in() {
-        let mut plan = plan(RouteWhat::Everything, &[]);
+        let mut plan = plan(RouteWhat::Everything(Vec::new()), &[]);
         plan.from = vec![
             RouteFrom::User(1000),
             RouteFrom::Group(7),
@@ -441,7 +487,7 @@ mod tests {
 
     #[test]
     fn what_is_forwarded_goes_in_behind_a_leap_of_the_rest() {
-        let mut plan = plan(RouteWhat::Everything, &["192.0.2.53"]);
+        let mut plan = plan(RouteWhat::Everything(Vec::new()), &["192.0.2.53"]);
         plan.from = vec![RouteFrom::Forwarded];
 
         assert_eq!(
@@ -468,8 +514,45 @@ mod tests {
     }
 
     #[test]
+    fn without_a_firewall_answers_are_told_by_their_addresses() {
+        let mut plan = plan(RouteWhat::Everything(Vec::new()), &[]);
+        let ips = |ips: &[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        plan.unmarked = Unmarked {
+            outside: ips(&["192.0.2.7", "2001:db8::7"]),
+            inside: ips(&["10.0.0.2", "fc00::2"]),
+        };
+
+        assert_eq!(
+            shown(&plan.preparing(BLOCK, Family::Ip4)),
+            [
+                "32509 marked Lookup(254)",
+                "32500 marked Goto(32509)",
+                "32500 from 192.0.2.7/32 Lookup(254)",
+                "32503 Lookup(254) suppress 0",
+            ]
+        );
+        assert_eq!(
+            shown(&plan.leading(BLOCK, 11764, Family::Ip6)),
+            ["32504 Lookup(11764)"]
+        );
+
+        plan.from = vec![RouteFrom::User(1000)];
+        assert_eq!(
+            shown(&plan.leading(BLOCK, 11764, Family::Ip6)),
+            [
+                "32504 chosen Lookup(11764)",
+                "32504 uid 1000 Lookup(11764)",
+                "32504 from fc00::2/128 Lookup(11764)",
+            ]
+        );
+    }
+
+    #[test]
     fn what_is_kept_out_is_thrown_but_for_resolvers() {
-        let plan = plan(RouteWhat::Everything, &["10.0.0.1", "192.0.2.53"]);
+        let plan = plan(
+            RouteWhat::Everything(Vec::new()),
+            &["10.0.0.1", "192.0.2.53"],
+        );
 
         assert_eq!(
             leads(&plan.table(&bypass("10.0.0.0/8,192.0.2.53,fc00::/7"), 7)),
@@ -480,6 +563,28 @@ mod tests {
                 "192.0.2.53/32 Device(7)",
                 "10.0.0.0/8 Throw",
                 "fc00::/7 Throw",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_named_beside_everything_beats_a_list_that_does_not_name_it_more_closely() {
+        let nets = ["10.8.0.0/16", "172.16.0.0/12", "192.0.2.0/24"].map(|net| net.parse().unwrap());
+        let plan = plan(RouteWhat::Everything(nets.to_vec()), &[]);
+
+        let mut leads = leads(&plan.table(&bypass("10.0.0.0/8,172.16.7.0/24,192.0.2.0/24"), 7));
+        leads.sort();
+
+        assert_eq!(
+            leads,
+            [
+                "0.0.0.0/0 Device(7)",
+                "10.0.0.0/8 Throw",
+                "10.8.0.0/16 Device(7)",
+                "172.16.0.0/12 Device(7)",
+                "172.16.7.0/24 Throw",
+                "192.0.2.0/24 Device(7)",
+                "::/0 Device(7)",
             ]
         );
     }

@@ -19,7 +19,7 @@ use dtun_shared::link;
 use dtun_shared::meta::{Content, HubMeta, MetaError, SpokeMeta};
 use dtun_shared::record::{Opener, Sealer};
 use dtun_shared::udp::{DialSocket, Path, is_hearsay};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::pulse::ends_session;
 use super::{Counters, Heartbeat, Pulse, Refusals, Session};
@@ -36,8 +36,8 @@ pub(crate) struct Terms {
     pub(crate) keepalive: Duration,
     /// Let the kernel cut what is sent and gather what comes.
     pub(crate) offload: bool,
-    /// Everything is routed into the tunnel.
-    pub(crate) full: bool,
+    /// Where everything is routed into the tunnel, what is named beside it.
+    pub(crate) full: Option<Vec<IpNet>>,
 }
 
 /// Why there is no session after a good handshake.
@@ -119,7 +119,7 @@ pub(crate) async fn open(
             newest: AtomicU64::new(0),
         }),
         since: now,
-        is_without6: terms.full && (addresses.ip6.is_none() || (meta.ext && !meta.out6)),
+        nets6: nets6(terms, &meta, addresses.ip6.is_some()),
         refusals: Refusals::default(),
         device: OnceLock::new(),
         counters: Counters::default(),
@@ -128,6 +128,21 @@ pub(crate) async fn open(
     };
 
     Ok(Pulse::new(now, session, terms.keepalive))
+}
+
+/// What can be reached by IPv6 where the hub has no way out for it; none where
+/// it has, or the spoke's other networks are no matter of the tunnel's.
+fn nets6(terms: &Terms, meta: &HubMeta, has_ip6: bool) -> Option<Vec<Ipv6Net>> {
+    let nets = terms.full.as_ref()?;
+    if !has_ip6 {
+        return Some(Vec::new());
+    }
+    let of6 = |net: &IpNet| match net {
+        IpNet::V4(_) => None,
+        IpNet::V6(net) => Some(*net),
+    };
+
+    (meta.ext && !meta.out6).then(|| nets.iter().filter_map(of6).collect())
 }
 
 async fn first_meta(

@@ -169,7 +169,7 @@ fn terms() -> Terms {
         mtu: None,
         keepalive: Duration::from_secs(25),
         offload: true,
-        full: false,
+        full: None,
     }
 }
 

@@ -17,9 +17,9 @@ pub(super) fn tell_no_firewall(result: Result<(), NftError>, locked: bool, told:
     } else if first {
         tracing::warn!(
             %error,
-            "the firewall has not got the tunnel's rules: what comes in by the uplink may be \
-             answered into the tunnel, a strict rp_filter drops the hub's datagrams, and \
-             questions for names may leave beside -dns",
+            "the firewall has not got the tunnel's rules: who comes in by the uplink is answered \
+             by it, but nobody who comes for a container; what is bound to its address, and \
+             questions for names, may leave beside the tunnel",
         );
     }
 }

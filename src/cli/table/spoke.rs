@@ -58,15 +58,17 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "route",
-        value: "default|NET,..",
+        value: "default[,NET,..]|NET,..",
         takes: Takes::Words(&["default"]),
         brief: "goes through the tunnel, without a script",
         default: "",
         text: "What goes through the tunnel, without a script: `default` is everything but \
                the networks that the machine is in, a list is these networks alone. It is \
                done by rules and tables of its own; the main table is not touched. \
-               Where the hub has no IPv6 to the outside, `default` answers public IPv6 with \
-               \"no route\", also of networks behind other spokes: a list has them.",
+               Networks may stand behind it, as in `default,10.8.0.0/16`: they go in although \
+               `-bypass` has a larger network around them. Where the hub has no IPv6 to the \
+               outside, `default` answers public IPv6 with \"no route\", but for networks \
+               named so: give those behind other spokes.",
     },
     Flag {
         name: "route-from",

@@ -3,12 +3,12 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dtun_shared::nft::{TableWatch, Touch};
 
 use super::super::hold::Hold;
-use super::super::lock::{self, Seen, Standing};
+use super::super::lock::{self, Opened, Seen, Standing};
 use super::super::plan;
 use super::{BLIND, Guard};
 
@@ -19,6 +19,7 @@ impl Guard {
         self.locked.store(true, Ordering::Relaxed);
         let wanted = self.plan();
         self.behind = true;
+        self.closes = None;
         let standing = lock::close(&wanted).await?;
         let seen = self.hold.seen(&wanted).await?;
         self.behind = false;
@@ -31,23 +32,34 @@ impl Guard {
     /// Somebody else, or `dtun unlock`, changed the lock's table.
     pub(super) async fn touched(&mut self, touch: io::Result<Touch>) {
         match touch {
-            Ok(Touch::Elements(set)) if set == plan::OPEN => match lock::opened().await {
-                Ok(lock::Opened::ForGood) => self.unlock().await,
-                Ok(lock::Opened::For(time)) => tracing::warn!(
-                    for_at_most = time,
-                    "the lock of -strict is open: everything may leave this machine",
-                ),
-                Ok(lock::Opened::Not) => tracing::warn!("the lock of -strict is closed again"),
-                Err(error) => {
-                    tracing::debug!(%error, "failed to look at the lock");
-                    self.broken();
-                }
-            },
+            Ok(Touch::Elements(set)) if set == plan::OPEN => self.opened().await,
             Ok(Touch::Elements(set)) if set == plan::YOUNG => {}
             Ok(Touch::Elements(_) | Touch::Any) => self.broken(),
             Err(error) => {
                 tracing::debug!(%error, "changes of the firewall are not told");
                 self.repair.get_or_insert(Instant::now() + BLIND);
+            }
+        }
+    }
+
+    /// Looks whether somebody opened the lock, or the time is over.
+    pub(super) async fn opened(&mut self) {
+        let due = self.closes.take();
+        match lock::opened().await {
+            Ok(Opened::ForGood) => self.unlock().await,
+            Ok(Opened::For(time)) => {
+                // The kernel does not tell of the end.
+                self.closes = Some(Instant::now() + time + LATER);
+                tracing::warn!(
+                    for_at_most = ?rounded(time),
+                    "the lock of -strict is open: everything may leave this machine",
+                );
+            }
+            Ok(Opened::Not) => tracing::warn!("the lock of -strict is closed again"),
+            Err(error) => {
+                tracing::debug!(%error, "failed to look at the lock");
+                self.closes = due.map(|_| Instant::now() + BLIND);
+                self.broken();
             }
         }
     }
@@ -113,3 +125,11 @@ impl Guard {
         }
     }
 }
+
+/// A time to the second.
+fn rounded(time: Duration) -> Duration {
+    Duration::from_secs((time + Duration::from_millis(500)).as_secs())
+}
+
+/// The kernel closes the lock when it looks at the set.
+const LATER: Duration = Duration::from_millis(50);

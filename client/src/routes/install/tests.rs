@@ -178,10 +178,11 @@ struct Machine {
 impl Machine {
     fn routes(&self, list: &str) -> Routes {
         let plan = Plan {
-            what: RouteWhat::Everything,
+            what: RouteWhat::Everything(Vec::new()),
             mark: Mark::DEFAULT,
             dns: vec!["192.0.2.53".parse().unwrap()],
             from: Vec::new(),
+            unmarked: super::super::Unmarked::default(),
         };
         let mut routes = Routes::new(self.netlink.clone(), plan, Place::default());
         routes.set_bypass(bypass(list));
