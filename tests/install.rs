@@ -119,8 +119,14 @@ fn on_openwrt_procd_keeps_a_process_for_each_file() {
         format!("procd_send_signal dtun  USR1\n{both}")
     );
     assert_eq!(
+        root.init("restart", &["hub"]),
+        format!("procd_send_signal dtun hub USR1\n{}", instance("hub"))
+    );
+    assert_eq!(
         root.init("stop", &["hub"]),
-        format!("dtun clean -state {conf}/state/hub\nprocd_kill dtun hub\n")
+        format!(
+            "dtun clean -config {conf}/hub.conf -state {conf}/state/hub\nprocd_kill dtun hub\n"
+        )
     );
     assert_eq!(root.picture()["etc/dtun/state/hub"], "700");
 }

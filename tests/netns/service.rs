@@ -56,6 +56,19 @@ fn hub_and_spoke_run_as_units_and_their_hooks_may_do_what_hooks_do() {
     spoke.becomes("dtun@home", "NRestarts", "1");
     spoke.becomes("dtun@home", "StatusText", up);
     reaches(&spoke.host, HUB4);
+    let device = || {
+        spoke
+            .host
+            .ip("-o link show dtun0")
+            .split(':')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let index = device();
+    spoke.systemctl("restart dtun@home");
+    spoke.becomes("dtun@home", "StatusText", up);
+    assert_eq!(device(), index, "the device is another");
     hub.systemctl("restart dtun-hub");
     until_true("the tunnel after the hub's restart", PATIENCE, || {
         spoke
