@@ -27,6 +27,7 @@ use clap::CommandFactory;
 use dtun_client::{CleanConfig, LockConfig, RouteFrom, SpokeConfig};
 use dtun_server::{HubConfig, NatConfig, Pool6};
 use dtun_shared::dtls::CipherSuite;
+use dtun_shared::hook::Lines;
 use dtun_shared::link::Action;
 
 use crate::log;
@@ -190,6 +191,11 @@ fn serve(
         .suite
         .map_or_else(|| CipherSuite::ALL.to_vec(), |suite| vec![suite]);
 
+    let lines = Lines {
+        up: flags.post_up,
+        down: flags.post_down,
+    };
+
     let Some(connect) = flags.connect else {
         if flags.nat_except.is_some() && !flags.nat {
             return Err(Usage::new(
@@ -212,6 +218,7 @@ fn serve(
             offload: flags.offload,
             up: flags.up,
             down: flags.down,
+            lines,
             fwmark: flags.fwmark,
             keepalive,
             suites,
@@ -266,6 +273,7 @@ fn serve(
         peernet: flags.peernet.unwrap_or_default().0,
         up: flags.up,
         down: flags.down,
+        lines,
         tun: flags.tun,
         keepalive,
         fallback: fallback.filter(|_| !flags.strict),

@@ -7,7 +7,7 @@ use dtun_shared::status::needs_root;
 
 use crate::config::CleanConfig;
 use crate::routes::{Place, remove_leftovers};
-use crate::{dns, heritage};
+use crate::{dns, heritage, hooks};
 
 /// Puts back the machine's resolvers, and removes rules, tables and devices.
 /// What waits for a start that may still come stays, if it is the service manager
@@ -23,6 +23,7 @@ pub async fn clean(config: CleanConfig) -> anyhow::Result<()> {
     let awaited = heritage::clean(&netlink).await;
     let awaited = awaited.context("failed to take down what was left for a restart")?;
     let names = dns::clean(config.state.as_deref(), &awaited);
+    hooks::undo_left(&netlink, |link| awaited.contains(&link.index)).await;
 
     let place = Place {
         table: config.table,

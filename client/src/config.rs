@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::dtls::schedule::Psk;
+use dtun_shared::hook::Lines;
 use dtun_shared::leaving::Bind;
 use dtun_shared::mark::Mark;
 use ipnet::IpNet;
@@ -26,6 +27,8 @@ pub struct SpokeConfig {
     pub up: Option<PathBuf>,
     /// Hook for its end.
     pub down: Option<PathBuf>,
+    /// Lines of the shell for both.
+    pub lines: Lines,
     /// The device's name; none for the next free one.
     pub tun: Option<String>,
     pub keepalive: Duration,

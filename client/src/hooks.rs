@@ -5,9 +5,10 @@
 //! the newest beginning, and an end that comes before it.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use dtun_shared::hook;
+use dtun_shared::hook::{self, Lines, Posted};
+use dtun_shared::link::{Link, Netlink};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -32,6 +33,8 @@ pub(crate) struct Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Up,
+    /// The tunnel stands since the last run, which has run its hook.
+    Inherited,
     Uplink,
     Down,
 }
@@ -39,7 +42,7 @@ pub(crate) enum Event {
 impl Event {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Up => "up",
+            Self::Up | Self::Inherited => "up",
             Self::Uplink => "uplink",
             Self::Down => "down",
         }
@@ -47,12 +50,14 @@ impl Event {
 }
 
 impl Hooks {
-    pub(crate) fn new(up: Option<PathBuf>, down: Option<PathBuf>) -> Self {
+    pub(crate) fn new(up: Option<PathBuf>, down: Option<PathBuf>, lines: Lines) -> Self {
         let (ask, asked) = mpsc::channel(ROOM);
         let (done_now, done) = watch::channel(0);
         let runner = Runner {
             up,
             down,
+            lines,
+            posted: None,
             asked,
             done: done_now,
             queue: Queue::default(),
@@ -73,6 +78,12 @@ impl Hooks {
             .send(job)
             .await
             .expect("the runner lives as long as its sender");
+    }
+
+    /// Takes over the lines that the last run has left with its tunnel.
+    pub(crate) async fn take_over(&mut self, env: Vec<(&'static str, String)>) {
+        let event = Event::Inherited;
+        self.ask(Job { event, env }).await;
     }
 
     /// Whether nothing runs or waits.
@@ -100,6 +111,9 @@ impl Hooks {
 struct Runner {
     up: Option<PathBuf>,
     down: Option<PathBuf>,
+    lines: Lines,
+    /// What the lines have made, and stands.
+    posted: Option<Posted>,
     asked: mpsc::Receiver<Job>,
     done: watch::Sender<u64>,
     queue: Queue,
@@ -124,19 +138,31 @@ impl Runner {
     async fn run_one(&mut self, job: Job) {
         let path = match job.event {
             Event::Up | Event::Uplink => self.up.clone(),
+            Event::Inherited => None,
             Event::Down => self.down.clone(),
         };
-        let Some(path) = path else {
-            return;
+        let lines = self.lines.clone();
+        let posted = self.posted.take();
+        let run = async {
+            if let Some(path) = path {
+                run_program(&path, &job).await;
+            }
+            match (job.event, posted) {
+                (Event::Down, posted) => {
+                    if let Some(posted) = posted {
+                        posted.undo().await;
+                    }
+                    None
+                }
+                (_, None) => lines.up(&name(&job.env), &job.env).await,
+                (_, posted) => posted,
+            }
         };
-
-        tracing::debug!(hook = %path.display(), event = job.event.name(), "hook starts");
-        let run = hook::run(&path, &job.env);
         tokio::pin!(run);
         let mut open = true;
-        let result = loop {
+        let posted = loop {
             tokio::select! {
-                result = &mut run => break result,
+                posted = &mut run => break posted,
                 asked = self.asked.recv(), if open => match asked {
                     Some(job) => {
                         let dropped = self.queue.push(job);
@@ -146,12 +172,39 @@ impl Runner {
                 },
             }
         };
-        match result {
-            Ok(()) => tracing::debug!(event = job.event.name(), "hook done"),
-            Err(error) => tracing::error!(event = job.event.name(), "failed to run hook: {error}"),
-        }
+        self.posted = posted;
     }
 }
+
+/// Undoes the lines of spokes that were killed, but of devices that are there and
+/// that `keep` says.
+pub(crate) async fn undo_left(netlink: &Netlink, keep: impl Fn(&Link) -> bool) {
+    let links = netlink.links().await.unwrap_or_default();
+    let is_kept = |device: &str| {
+        let mut kept = links.iter().filter(|link| keep(link));
+        kept.any(|link| link.name == device)
+    };
+
+    hook::undo_left(OWNER, is_kept).await;
+}
+
+async fn run_program(path: &Path, job: &Job) {
+    let event = job.event.name();
+    tracing::debug!(hook = %path.display(), event, "hook starts");
+    match hook::run(path, &job.env).await {
+        Ok(()) => tracing::debug!(event, "hook done"),
+        Err(error) => tracing::error!(event, "failed to run hook: {error}"),
+    }
+}
+
+/// What the signs of lines on this device are called.
+fn name(env: &[(&'static str, String)]) -> String {
+    let device = env.iter().find(|(name, _)| *name == "TUN");
+
+    format!("{OWNER}{}", device.map_or("", |(_, device)| device))
+}
+
+const OWNER: &str = "spoke-";
 
 /// What waits: at most an end and a beginning.
 #[derive(Debug, Default)]
@@ -163,7 +216,7 @@ impl Queue {
         let before = self.0.len();
         match job.event {
             Event::Down => self.0.clear(),
-            Event::Up | Event::Uplink => {
+            Event::Up | Event::Inherited | Event::Uplink => {
                 if let Some(last) = self.0.pop_back_if(|last| last.event != Event::Down)
                     && last.event == Event::Up
                 {
@@ -242,7 +295,7 @@ mod tests {
 
     #[tokio::test]
     async fn hooks_are_idle_again_when_all_that_was_asked_for_is_done() {
-        let mut hooks = Hooks::new(Some("/bin/true".into()), None);
+        let mut hooks = Hooks::new(Some("/bin/true".into()), None, Lines::default());
         assert!(hooks.is_idle());
 
         for event in [Event::Up, Event::Uplink, Event::Uplink, Event::Down] {

@@ -149,7 +149,7 @@ impl Spoke {
 
         Ok(Self {
             changes: netlink.watch().context("failed to watch the network")?,
-            hooks: Hooks::new(config.up.clone(), config.down.clone()),
+            hooks: Hooks::new(config.up.clone(), config.down.clone(), config.lines.clone()),
             steering: Steering::new(&netlink, &config),
             config,
             hint,

@@ -18,7 +18,7 @@ _dtun() {
         -bypass | -key-file | -config | -up | -down) _dtun_offer -f; compopt -o filenames 2>/dev/null; return ;;
         -state) _dtun_offer -d; compopt -o filenames 2>/dev/null; return ;;
         -tun | -bind) _dtun_offer -W "$(command ls /sys/class/net)"; return ;;
-        -listen | -pool4 | -lease | -allow-peernet | -nat-except | -connect | -id | -peernet | -dns | -table | -rule-pref | -key | -fwmark | -keepalive | -mtu | -for) return ;;
+        -listen | -pool4 | -lease | -allow-peernet | -nat-except | -connect | -id | -peernet | -dns | -table | -rule-pref | -key | -post-up | -post-down | -fwmark | -keepalive | -mtu | -for) return ;;
         -pool6) _dtun_offer -W 'none'; return ;;
         -fallback) _dtun_offer -W 'never'; return ;;
         -route) _dtun_offer -W 'default'; return ;;
@@ -37,7 +37,7 @@ _dtun() {
             esac
             ;;
         *)
-            words='-listen -pool4 -pool6 -lease -allow-peernet -no-spoke-to-spoke -nat -nat-except -connect -id -peernet -tun -fallback -once -route -route-from -bypass -dns -bind -strict -table -rule-pref -key-file -config -key -up -down -fwmark -keepalive -mtu -suite -offload -state -log-format -v -version -h'
+            words='-listen -pool4 -pool6 -lease -allow-peernet -no-spoke-to-spoke -nat -nat-except -connect -id -peernet -tun -fallback -once -route -route-from -bypass -dns -bind -strict -table -rule-pref -key-file -config -key -up -down -post-up -post-down -fwmark -keepalive -mtu -suite -offload -state -log-format -v -version -h'
             ((COMP_CWORD > 1)) || words+=' lock unlock clean routes'
             ;;
     esac

@@ -38,6 +38,8 @@ complete -c dtun -n '__dtun_serves' -o config -r -F -d 'more flags, one a line: 
 complete -c dtun -n '__dtun_serves' -o key -x -d 'the key; other users see it in ps. Also $DTUN_KEY'
 complete -c dtun -n '__dtun_serves' -o up -r -F -d 'run when the tunnel is up (a hub: for each lease)'
 complete -c dtun -n '__dtun_serves' -o down -r -F -d 'run before it goes away'
+complete -c dtun -n '__dtun_serves' -o post-up -x -d 'a line for the shell; may be given again'
+complete -c dtun -n '__dtun_serves' -o post-down -x -d 'the line that undoes it'
 complete -c dtun -n '__dtun_serves' -o fwmark -x -d 'borne by its own datagrams'
 complete -c dtun -n '__dtun_serves' -o keepalive -x -d 'an idle peer is asked for a sign of life'
 complete -c dtun -n '__dtun_serves' -o mtu -x -d '1280 or more'

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dtun_shared::dtls::CipherSuite;
 use dtun_shared::dtls::schedule::Psk;
+use dtun_shared::hook::Lines;
 use dtun_shared::mark::Mark;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -33,6 +34,7 @@ pub struct HubConfig {
     /// Runs for each lease.
     pub up: Option<PathBuf>,
     pub down: Option<PathBuf>,
+    pub lines: Lines,
     /// Borne by the hub's own datagrams.
     pub fwmark: Option<Mark>,
     pub keepalive: Duration,

@@ -6,6 +6,7 @@ mod config;
 pub mod handshake;
 mod hub;
 mod lease;
+mod left;
 mod nat;
 mod peernet;
 mod pool;
@@ -13,4 +14,4 @@ mod session;
 
 pub use config::{HubConfig, NatConfig, Pool6};
 pub use hub::run;
-pub use nat::clean;
+pub use left::clean;

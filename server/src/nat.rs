@@ -5,7 +5,7 @@
 //! the machine have begun to forward meanwhile, such as containers. The table
 //! outlives a restart and a kill, since without it the kernel would answer for
 //! the spokes, with resets, what comes in meanwhile; the next start takes it
-//! over or removes it, and so does [`clean`].
+//! over or removes it, and so does `dtun clean`.
 
 mod chains;
 mod doors;
@@ -24,6 +24,7 @@ use ipnet::IpNet;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::left::name;
 use keeper::Keeper;
 use plan::Plan;
 
@@ -91,14 +92,17 @@ impl Nat {
     }
 }
 
-/// Removes what hubs that were killed left of `-nat`; those that run keep it.
+/// Removes what hubs left that do not run, of names that begin like this, but for
+/// those that `keep` says.
 ///
 /// # Errors
 ///
 /// When the packet filter refuses.
-pub async fn clean() -> anyhow::Result<()> {
-    for name in claims(PREFIX) {
-        remove_leftover(&name).await?;
+pub(crate) async fn clean(prefix: &str, keep: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+    for name in claims(prefix) {
+        if !keep(&name) {
+            remove_leftover(&name).await?;
+        }
     }
 
     Ok(())
@@ -124,34 +128,4 @@ async fn remove_leftover(name: &str) -> anyhow::Result<()> {
     tracing::info!(hub = name, "what -nat had left is removed");
 
     Ok(())
-}
-
-/// One of its own for each hub of a machine.
-fn name(listen: SocketAddr) -> String {
-    let port = listen.port();
-    if listen.ip().is_unspecified() {
-        return format!("{PREFIX}{port}");
-    }
-    let ip = listen.ip().to_string().replace(':', "_");
-
-    format!("{PREFIX}{ip}-{port}")
-}
-
-const PREFIX: &str = "hub-";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hubs_of_one_machine_have_names_of_their_own() {
-        for (listen, expected) in [
-            ("[::]:443", "hub-443"),
-            ("0.0.0.0:4433", "hub-4433"),
-            ("192.0.2.1:443", "hub-192.0.2.1-443"),
-            ("[2001:db8::1]:443", "hub-2001_db8__1-443"),
-        ] {
-            assert_eq!(name(listen.parse().unwrap()), expected);
-        }
-    }
 }

@@ -7,6 +7,8 @@
 //! the lines keep their order and the last is the last. A daemon that it leaves behind may
 //! keep its output open: the hook is over when its own process is.
 
+mod lines;
+
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -20,10 +22,19 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::sys::process::kill_group;
+pub use lines::{Lines, Posted, undo_left};
 
 /// Runs the hook at `path` to its end.
 pub async fn run(path: &Path, env: &[(&str, String)]) -> Result<(), HookError> {
     run_within(path, env, LIMITS).await
+}
+
+/// Runs a line of the shell to its end.
+async fn run_line(line: &str, env: &[(&str, String)]) -> Result<(), HookError> {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", line]);
+
+    carry_out(command, Path::new(line), line, env, LIMITS).await
 }
 
 /// Why a hook did not do its work.
@@ -67,15 +78,30 @@ struct Limits {
 }
 
 async fn run_within(path: &Path, env: &[(&str, String)], limits: Limits) -> Result<(), HookError> {
-    let (mut child, pipe) = start(path, env).map_err(|source| HookError::Start {
+    // A bare name is a file here before it is a word to look up in PATH.
+    let program = path.exists().then(|| std::path::absolute(path).ok());
+    let command = Command::new(program.flatten().as_deref().unwrap_or(path));
+
+    carry_out(command, path, &name(path), env, limits).await
+}
+
+/// Runs a command; `path` is what the user has given, `name` what the log calls
+/// it.
+async fn carry_out(
+    command: Command,
+    path: &Path,
+    name: &str,
+    env: &[(&str, String)],
+    limits: Limits,
+) -> Result<(), HookError> {
+    let (mut child, pipe) = start(command, env).map_err(|source| HookError::Start {
         path: path.to_owned(),
         source,
     })?;
-    let name = name(path);
     let output = Output::default();
-    let reader = tokio::spawn(read(pipe, name.clone(), output.clone()));
+    let reader = tokio::spawn(read(pipe, name.to_owned(), output.clone()));
 
-    let ended = wait(&mut child, &name, limits).await;
+    let ended = wait(&mut child, name, limits).await;
 
     // What the hook printed last is still in the pipe when the process ends.
     if timeout(DRAIN, reader).await.is_err() {
@@ -103,16 +129,9 @@ async fn run_within(path: &Path, env: &[(&str, String)], limits: Limits) -> Resu
 }
 
 /// The process, and the pipe that it prints to.
-fn start(path: &Path, env: &[(&str, String)]) -> io::Result<(Child, Receiver)> {
-    // A bare name is a file here before it is a word to look up in PATH.
-    let program = if path.exists() {
-        std::path::absolute(path)?
-    } else {
-        path.to_owned()
-    };
-
+fn start(mut command: Command, env: &[(&str, String)]) -> io::Result<(Child, Receiver)> {
     let (reader, writer) = io::pipe()?;
-    let child = Command::new(program)
+    let child = command
         .env_clear()
         .env(
             "PATH",

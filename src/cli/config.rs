@@ -6,7 +6,8 @@
 //! else is ever replaced. `#` where a word could begin starts a comment.
 //!
 //! On a command line the last flag of a name wins. Here a second one is a
-//! mistake: whoever writes two lines wants both. What is no flag is not shown in
+//! mistake, but for those that are a list: whoever writes two lines wants both.
+//! What is no flag is not shown in
 //! an error, for it may be a key.
 
 use std::ffi::{OsStr, OsString};
@@ -15,7 +16,7 @@ use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use clap::Command;
+use clap::{ArgAction, Command};
 
 use super::argv::{self, Token};
 use super::{Usage, key};
@@ -23,7 +24,7 @@ use super::{Usage, key};
 /// What a file says.
 pub(super) struct Config {
     path: PathBuf,
-    /// Each flag once, with its line's number, counted from 1.
+    /// Each flag once, if it is no list, with its line's number, counted from 1.
     lines: Vec<(usize, Token)>,
 }
 
@@ -70,7 +71,9 @@ impl Config {
             if COMMAND_LINE_ONLY.contains(&flag) {
                 return Err(refused(&format!("-{flag} is for the command line")));
             }
-            if let Some((first, _)) = self.lines.iter().find(|(_, known)| known.flag == flag) {
+            let is_list = matches!(arg.get_action(), ArgAction::Append);
+            let mut before = self.lines.iter().filter(|_| !is_list);
+            if let Some((first, _)) = before.find(|(_, known)| known.flag == flag) {
                 return Err(refused(&format!(
                     "-{flag} stands in line {first} as well: put all that it says into one line"
                 )));

@@ -88,6 +88,10 @@ pub(super) struct Flags {
     pub(super) up: Option<PathBuf>,
     #[arg(long, value_parser = value::program)]
     pub(super) down: Option<PathBuf>,
+    #[arg(long, action = ArgAction::Append)]
+    pub(super) post_up: Vec<String>,
+    #[arg(long, action = ArgAction::Append)]
+    pub(super) post_down: Vec<String>,
     #[arg(long, value_parser = value::keepalive)]
     pub(super) keepalive: Option<Duration>,
     #[arg(long, value_parser = value::mtu)]
@@ -112,7 +116,7 @@ pub(super) struct Flags {
 }
 
 impl Flags {
-    /// The last one wins of those given twice.
+    /// The last one wins of those given twice, but for those that are a list.
     pub(super) fn read<'a>(
         command: &mut Command,
         tokens: impl IntoIterator<Item = &'a Token>,

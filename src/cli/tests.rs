@@ -354,6 +354,23 @@ fn a_file_holds_the_same_flags_one_a_line() {
 }
 
 #[test]
+fn lines_for_the_shell_may_be_given_several_times_in_a_file_too() {
+    let file = File::new(
+        "lines.conf",
+        "key foo\npost-up 'one %i'\npost-down \"no one\"\npost-up 'two; three'\n",
+        0o600,
+    );
+    let path = file.0.display();
+    let lines = hub(&format!("-config {path}")).lines;
+    assert_eq!(lines.up, ["one %i", "two; three"]);
+    assert_eq!(lines.down, ["no one"]);
+
+    let lines = hub(&format!("-post-up a -config {path} -post-up b")).lines;
+    assert_eq!(lines.up, ["a", "b"]);
+    assert_eq!(lines.down, ["no one"]);
+}
+
+#[test]
 fn the_command_line_beats_the_file_wherever_it_stands() {
     let file = File::new("hub.conf", "key foo\nlease 2h\npool4 nonsense\nv\n", 0o600);
     let path = file.0.display();

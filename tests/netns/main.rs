@@ -38,6 +38,7 @@ mod forged;
 mod hooks;
 mod interop;
 mod leases;
+mod lines;
 mod lock;
 mod lossy;
 mod mtu;

@@ -9,6 +9,7 @@ use dtun_shared::service::Notify;
 use super::{Hooked, Spoke};
 use crate::firewall::Ending;
 use crate::heritage::{Found, Heritage};
+use crate::hooks;
 use crate::steering::Lease;
 use crate::tunnel::Tunnel;
 
@@ -30,6 +31,8 @@ impl Spoke {
             self.take_over_rest(heritage, lease).await;
         }
         self.steering.clean_up().await;
+        // A device that is there may be that of another that starts again.
+        hooks::undo_left(&self.netlink, |_| true).await;
 
         Ok(())
     }
@@ -87,6 +90,9 @@ impl Spoke {
             self.steering.take_over(left, lease).await;
         }
         self.hooked = heritage.hooked.clone().map(Hooked::from_left);
+        if let Some(env) = self.hooked.as_ref().map(Hooked::env) {
+            self.hooks.take_over(env).await;
+        }
         self.known.clone_from(&heritage.known);
         heritage.forget();
     }

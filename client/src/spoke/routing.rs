@@ -57,6 +57,11 @@ impl Hooked {
         }
     }
 
+    /// What the hook was told last.
+    pub(super) fn env(&self) -> Vec<(&'static str, String)> {
+        self.env.clone()
+    }
+
     /// What the last run told the hooks.
     pub(super) fn from_left(left: LeftHooked) -> Self {
         let known = |(name, value): (String, String)| {

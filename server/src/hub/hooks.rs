@@ -1,22 +1,24 @@
-//! The owner's programs, run for each lease: up with its first session, down
-//! before its device goes.
+//! The owner's programs and lines, run for each lease: up with its first session,
+//! down before its device goes.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use dtun_shared::hook;
+use dtun_shared::hook::{self, Lines};
 use dtun_shared::mark::Mark;
 use tokio::task::JoinSet;
 
 use crate::hub::port::Port;
 use crate::lease::Leases;
+use crate::left;
 use crate::session::Session;
 
-/// `-up` and `-down` of the hub.
+/// `-up`, `-down`, `-post-up` and `-post-down` of the hub.
 #[derive(Debug)]
 pub(super) struct Hooks {
     pub(super) up: Option<PathBuf>,
     pub(super) down: Option<PathBuf>,
+    pub(super) lines: Lines,
     /// What the hub listens on, for the environment.
     pub(super) listen: std::net::SocketAddr,
     /// What the hub's own datagrams bear.
@@ -42,11 +44,30 @@ impl Hooks {
             return;
         };
         let up = self.up.clone();
+        let lines = self.lines.clone();
+        let name = self.name(port.tun.name());
+        let posted = port.posted.take();
         port.hook = Some(tokio::spawn(async move {
             if let Some(up) = up {
-                run(&up, environment).await;
+                run(&up, &environment).await;
+            }
+            match posted {
+                Some(posted) => Some(posted),
+                None => lines.up(&name, &environment).await,
             }
         }));
+    }
+
+    /// Takes over the lines that an earlier run has left on its devices; what
+    /// cannot be is undone.
+    pub(super) async fn adopt(&self, leases: &Leases, ports: &mut HashMap<String, Port>) {
+        for (hint, port) in ports.iter_mut() {
+            let name = self.name(port.tun.name());
+            if let Some(environment) = self.environment("up", hint, leases, port) {
+                port.posted = self.lines.adopt(&name, &environment).await;
+            }
+        }
+        hook::undo_left(&self.name(""), |_| false).await;
     }
 
     /// Runs every down hook to its end: the hub stops after them.
@@ -66,15 +87,32 @@ impl Hooks {
         leases: &Leases,
         port: &mut Port,
     ) -> Option<impl Future<Output = ()> + use<>> {
-        let up = port.hook.take()?;
+        let up = port.hook.take();
+        let posted = port.posted.take();
+        if up.is_none() && posted.is_none() {
+            return None;
+        }
         let environment = self.environment("down", hint, leases, port)?;
-        let down = self.down.clone()?;
+        let down = self.down.clone().filter(|_| up.is_some());
 
         Some(async move {
-            // A panic in it has been reported by the runtime.
-            drop(up.await);
-            run(&down, environment).await;
+            let posted = match up {
+                // A panic in it has been reported by the runtime.
+                Some(up) => up.await.ok().flatten(),
+                None => posted,
+            };
+            if let Some(down) = down {
+                run(&down, &environment).await;
+            }
+            if let Some(posted) = posted {
+                posted.undo().await;
+            }
         })
+    }
+
+    /// What the signs of lines on this device are called.
+    fn name(&self, device: &str) -> String {
+        format!("{}-{device}", left::name(self.listen))
     }
 
     /// The Go program's names, seen from the hub: local is the hub's end.
@@ -111,8 +149,8 @@ impl Hooks {
     }
 }
 
-async fn run(path: &Path, environment: Environment) {
-    if let Err(error) = hook::run(path, &environment).await {
+async fn run(path: &Path, environment: &Environment) {
+    if let Err(error) = hook::run(path, environment).await {
         tracing::error!(%error, "hook failed");
     }
 }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dtun_shared::datapath::{Datapath, Key};
+use dtun_shared::hook::Posted;
 use dtun_shared::link::{GROUP_OF_HUBS, Netlink, Via};
 use dtun_shared::tun::{DeviceError, Tun};
 use ipnet::IpNet;
@@ -28,7 +29,9 @@ pub(super) struct Port {
     /// The hub's address that the first session was made with.
     pub(super) asked: Option<IpAddr>,
     /// The up hook, running or over; none before the first session.
-    pub(super) hook: Option<JoinHandle<()>>,
+    pub(super) hook: Option<JoinHandle<Option<Posted>>>,
+    /// Lines that an earlier run has left, until there is a session.
+    pub(super) posted: Option<Posted>,
 }
 
 /// What a device is to be.
@@ -67,6 +70,7 @@ impl Port {
             fight: Fight::default(),
             asked: None,
             hook: None,
+            posted: None,
         })
     }
 

@@ -28,6 +28,7 @@ use crate::hub::shared::{Fence, Shared};
 use crate::hub::wire::{Inbox, Wire};
 use crate::hub::{BLACKHOLE, Hub, now, port, welcome};
 use crate::lease::{Leases, State, Store, StoreError};
+use crate::left;
 use crate::nat::{self, Nat};
 use crate::peernet::Policy;
 use crate::pool::{self, PoolError, Pools, Taken};
@@ -132,6 +133,7 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
         hooks: Hooks {
             up: config.up,
             down: config.down,
+            lines: config.lines,
             listen,
             mark: config.fwmark,
         },
@@ -139,6 +141,8 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
         wire: tokio::spawn(wire.run()),
     };
     hub.reopen(&named).await;
+    hub.hooks.adopt(&hub.leases, &mut hub.ports).await;
+    left::forget(&left::name(listen));
 
     tracing::info!(addr = %listen, "listening");
     tokio::spawn(welcome::say(hub.netlink.clone(), listen, chosen.pools));

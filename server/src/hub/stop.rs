@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::port::Port;
 use super::{BLACKHOLE, Hub, Stop, now};
+use crate::left;
 use crate::session::Ended;
 
 impl Hub {
@@ -19,8 +20,9 @@ impl Hub {
         self.events.close();
         self.kept.clear();
 
-        if stop == Stop::ForGood {
-            self.leave_nothing().await;
+        match stop {
+            Stop::ForGood => self.leave_nothing().await,
+            Stop::Restart => left::announce(&left::name(self.hooks.listen)),
         }
         if let Some(nat) = self.nat.take() {
             nat.end(stop).await;

@@ -45,6 +45,23 @@ pub(super) const FLAGS: &[Flag] = &[
         text: "A program that is run before the tunnel goes away. See HOOKS.",
     },
     Flag {
+        name: "post-up",
+        value: "LINE",
+        takes: Takes::Text,
+        brief: "a line for the shell; may be given again",
+        default: "",
+        text: "A line that the shell runs after `-up`, with `%i` for the device, as wg-quick has \
+               them; may be given several times. See HOOKS.",
+    },
+    Flag {
+        name: "post-down",
+        value: "LINE",
+        takes: Takes::Text,
+        brief: "the line that undoes it",
+        default: "",
+        text: "A line that undoes what `-post-up` does; may be given several times.",
+    },
+    Flag {
         name: "fwmark",
         value: "VALUE[/MASK]",
         takes: Takes::Text,

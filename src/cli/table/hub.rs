@@ -59,7 +59,11 @@ pub(super) const FLAGS: &[Flag] = &[
         brief: "let spokes out: forwarding, and this machine's address",
         default: "",
         text: "Lets spokes out: switches forwarding on, which stays on, and gives what they send \
-               the machine's own address on the way out, by a table of its own in nftables.",
+               the machine's own address on the way out, by a table of its own in nftables. \
+               Where other rules drop that, or the hub's port, it is accepted there as long as \
+               the hub runs: in chains of iptables and nft before what drops, with the table's \
+               name in a comment, and by firewalld, which puts the devices into its zone \
+               `trusted` where they have none.",
     },
     Flag {
         name: "nat-except",
