@@ -193,6 +193,23 @@ fn a_hub_without_the_tun_module_says_so() {
 }
 
 #[test]
+fn a_hub_that_is_refused_nat_leaves_no_route_behind() {
+    let network = Network::new();
+    let host = network.host(1);
+    let before = host.run("ip route show");
+
+    let refuse = "mount --bind /bin/false /usr/sbin/nft && exec \"$@\"";
+    let mut command = host.command("unshare");
+    command.args(["-m", "sh", "-c", refuse, "sh", DTUN, "-key", "foo", "-nat"]);
+    let scratch = Scratch::new();
+    command.args(["-state", &scratch.path("state")]);
+
+    let line = fails(&mut Daemon::spawn(command), 1);
+    assert!(line.contains("-nat cannot be had"), "{line}");
+    assert_eq!(host.run("ip route show"), before);
+}
+
+#[test]
 fn a_user_without_rights_is_told_what_to_do() {
     let network = Network::new();
     let host = network.host(1);

@@ -16,6 +16,7 @@ use dtun_shared::datapath::{Datapath, Lane};
 use dtun_shared::link::{self, Netlink, RouteKind};
 use dtun_shared::mark::Mark;
 use dtun_shared::status::has_net_admin;
+use dtun_shared::stop::Stop;
 use dtun_shared::tun::DeviceError;
 use dtun_shared::udp::socket::UdpSocket;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -72,12 +73,6 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
             "addresses are outside the pool: these leases start anew"
         );
     }
-    for pool in chosen.pools.networks() {
-        netlink
-            .add_route(pool, BLACKHOLE)
-            .await
-            .with_context(|| format!("failed to add a blackhole route for pool {pool}"))?;
-    }
 
     let (slow, of_sessions) = mpsc::channel(SLOW);
     let (strays, of_anyone) = mpsc::channel(STRAYS);
@@ -115,6 +110,13 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
             None
         }
     };
+    // Last of what may fail: a hub that does not start takes nothing back.
+    if let Err(error) = add_blackholes(&netlink, &chosen.pools).await {
+        if let Some(nat) = nat {
+            nat.end(Stop::ForGood).await;
+        }
+        return Err(error);
+    }
     let mut hub = Hub {
         nat,
         shared,
@@ -181,6 +183,18 @@ impl Hub {
             tracing::warn!(%error, "devices of leases that are over not deleted");
         }
     }
+}
+
+/// Packets for addresses that no spoke has go nowhere.
+async fn add_blackholes(netlink: &Netlink, pools: &Pools) -> anyhow::Result<()> {
+    for pool in pools.networks() {
+        netlink
+            .add_route(pool, BLACKHOLE)
+            .await
+            .with_context(|| format!("failed to add a blackhole route for pool {pool}"))?;
+    }
+
+    Ok(())
 }
 
 /// A socket for each worker: the kernel spreads the spokes over them.
