@@ -12,7 +12,7 @@ mod refusals;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use dtun_shared::meta::{Addresses, HubMeta};
 use dtun_shared::packet::{Echo, Ends, is_udp_to, no_route};
 use dtun_shared::tun::Tun;
 use ipnet::Ipv6Net;
+use portable_atomic::AtomicU64;
 
 pub(crate) use counters::Counters;
 pub(crate) use opening::{NotOpened, Terms, open, split_record};

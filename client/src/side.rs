@@ -8,7 +8,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Instant;
 
@@ -19,6 +19,7 @@ use dtun_shared::packet::too_big::FarEnd;
 use dtun_shared::packet::vnet::VnetHeader;
 use dtun_shared::tun::Tun;
 use dtun_shared::udp::Path;
+use portable_atomic::AtomicU64;
 use tokio::sync::{Notify, mpsc};
 
 use crate::session::{Outward, Session, split_record};

@@ -25,7 +25,7 @@ mod spoke;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dtun_shared::dtls::CipherSuite;
@@ -80,7 +80,7 @@ async fn idle(hub: SocketAddr, key: &str, count: usize) {
 
 async fn handshakes(hub: SocketAddr, key: &str, rate: u64, time: Duration) {
     let gate = Arc::new(Semaphore::new(AT_ONCE));
-    let done = Arc::new(AtomicU64::new(0));
+    let done = Arc::new(AtomicUsize::new(0));
     let end = Instant::now() + time;
     let mut tick = interval(TICK);
     let mut owed = 0.0;
@@ -118,12 +118,13 @@ struct Member {
 
 impl Member {
     async fn connect(hub: SocketAddr, key: &str, hint: &str) -> Self {
-        static SEED: AtomicU64 = AtomicU64::new(0);
+        static SEED: AtomicU32 = AtomicU32::new(0);
 
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
         socket.connect(hub).await.unwrap();
         // Another process has other randoms, or its cookies would be taken for these.
-        let seed = (u64::from(std::process::id()) << 32) + SEED.fetch_add(1, Ordering::Relaxed);
+        let seed =
+            (u64::from(std::process::id()) << 32) + u64::from(SEED.fetch_add(1, Ordering::Relaxed));
         let mut spoke = Spoke::new(seed)
             .with_suite(CipherSuite::Gcm)
             .with_key(key)

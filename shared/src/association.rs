@@ -5,9 +5,11 @@
 //! pass beside them, and whoever keeps watch over the peer reads the clocks.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use portable_atomic::AtomicU64;
 
 use crate::datapath::Lane;
 use crate::dtls::CipherSuite;

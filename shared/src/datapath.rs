@@ -33,10 +33,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use portable_atomic::AtomicU64;
 
 use crate::sys::epoll::{Epoll, EventFd, Interest};
 use crate::tun::Tun;

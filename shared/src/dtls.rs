@@ -9,6 +9,7 @@
 pub mod alert;
 pub mod fragment;
 pub mod header;
+pub mod hmac;
 pub mod message;
 mod reader;
 pub mod schedule;

@@ -9,8 +9,9 @@ mod ccm;
 mod gcm;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
+use portable_atomic::AtomicU64;
 use zeroize::Zeroizing;
 
 use crate::dtls::header::{ContentType, RecordHeader};

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ pub(crate) fn transfer(from: &Netns, to: &Netns, at: impl Into<IpAddr>, bytes: u
 
 /// A TCP connection that carries a known stream of bytes until told to finish.
 pub(crate) struct Flow {
-    received: Arc<AtomicU64>,
+    received: Arc<AtomicUsize>,
     enough: Arc<AtomicBool>,
     sender: JoinHandle<Sum>,
     receiver: JoinHandle<Sum>,
@@ -97,7 +97,7 @@ impl Flow {
                 TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()
             })
         });
-        let received = Arc::new(AtomicU64::new(0));
+        let received = Arc::new(AtomicUsize::new(0));
         let enough = Arc::new(AtomicBool::new(false));
 
         Self {
@@ -116,7 +116,7 @@ impl Flow {
 
     /// Bytes that arrived so far.
     pub(crate) fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+        self.received.load(Ordering::Relaxed) as u64
     }
 
     /// Waits until some more bytes have come through.
@@ -172,7 +172,7 @@ fn send(mut stream: TcpStream, enough: &AtomicBool) -> Sum {
     sum
 }
 
-fn receive(listener: &TcpListener, received: &AtomicU64) -> Sum {
+fn receive(listener: &TcpListener, received: &AtomicUsize) -> Sum {
     let (mut stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(STUCK)).unwrap();
     let mut sum = Sum::default();
@@ -183,7 +183,7 @@ fn receive(listener: &TcpListener, received: &AtomicU64) -> Sum {
             return sum;
         }
         sum.add(&block[..length]);
-        received.store(sum.bytes, Ordering::Relaxed);
+        received.store(sum.bytes as usize, Ordering::Relaxed);
     }
 }
 

@@ -1,9 +1,10 @@
 //! What a session dropped, by reason.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use dtun_shared::datapath::Dropped;
+use portable_atomic::AtomicU64;
 
 /// Packets and records that went nowhere; any thread counts.
 #[derive(Debug, Default)]

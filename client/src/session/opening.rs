@@ -6,7 +6,6 @@
 //! answer.
 
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use dtun_shared::meta::{Content, HubMeta, MetaError, SpokeMeta};
 use dtun_shared::record::{Opener, Sealer};
 use dtun_shared::udp::{DialSocket, Path, is_hearsay};
 use ipnet::{IpNet, Ipv6Net};
+use portable_atomic::AtomicU64;
 
 use super::pulse::ends_session;
 use super::{Counters, Heartbeat, Pulse, Refusals, Session};

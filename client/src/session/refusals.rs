@@ -2,8 +2,10 @@
 //! browser's attempts, but not each packet of a flood (RFC 4443, section 2.4
 //! (f)).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use portable_atomic::AtomicU64;
 
 /// A bucket of messages that fills at a steady rate; any thread takes.
 #[derive(Debug, Default)]

@@ -1,7 +1,6 @@
 //! A ClientKeyExchange and the keys that it leads to. Whether the spoke sent it
 //! only its Finished can tell.
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use dtun_shared::dtls::header::ContentType;
 use dtun_shared::dtls::message::{Finished, HandshakeType, fragments};
 use dtun_shared::dtls::schedule::{
@@ -9,6 +8,7 @@ use dtun_shared::dtls::schedule::{
     master_secret, verify_data,
 };
 use dtun_shared::record::Opener;
+use subtle::ConstantTimeEq as _;
 
 use super::entropy::Entropy;
 use super::half_open::Terms;
@@ -84,7 +84,9 @@ impl Candidate {
         }
         let said = Finished::parse(message.body)?.verify_data;
         let expected = verify_data(&self.master_secret, CLIENT_FINISHED, &self.session_hash);
-        verify_slices_are_equal(&said, &expected).ok()?;
+        if !bool::from(said[..].ct_eq(&expected)) {
+            return None;
+        }
 
         Some((opener, plain.to_vec()))
     }

@@ -7,8 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::hmac;
+use dtun_shared::dtls::hmac;
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use super::entropy::Entropy;
@@ -56,7 +56,8 @@ impl Cookies {
             .into_iter()
             .flatten()
             .any(|secret| {
-                verify_slices_are_equal(&cookie(secret, peer, client_random), presented).is_ok()
+                let issued = cookie(secret, peer, client_random);
+                issued.ct_eq(presented).into()
             })
     }
 
@@ -91,7 +92,7 @@ fn secret(entropy: &mut dyn Entropy) -> hmac::Key {
     let mut bytes = Zeroizing::new([0; 32]);
     entropy.fill(&mut *bytes);
 
-    hmac::Key::new(hmac::HMAC_SHA256, &*bytes)
+    hmac::Key::new(&*bytes)
 }
 
 fn cookie(secret: &hmac::Key, peer: SocketAddr, client_random: &[u8; 32]) -> [u8; COOKIE] {
@@ -104,9 +105,9 @@ fn cookie(secret: &hmac::Key, peer: SocketAddr, client_random: &[u8; 32]) -> [u8
     bound[16..18].copy_from_slice(&peer.port().to_be_bytes());
     bound[18..].copy_from_slice(client_random);
 
-    let tag = hmac::sign(secret, &bound);
+    let tag = secret.tag([&bound[..]]);
     let mut cookie = [0; COOKIE];
-    cookie.copy_from_slice(&tag.as_ref()[..COOKIE]);
+    cookie.copy_from_slice(&tag[..COOKIE]);
 
     cookie
 }

@@ -1,6 +1,7 @@
 //! Where random bytes come from: the system, or a seed in tests.
 
-use aws_lc_rs::digest::{SHA256, digest};
+use ring::digest::{SHA256, digest};
+use ring::rand::{SecureRandom, SystemRandom};
 
 /// A source of random bytes.
 pub trait Entropy: Send {
@@ -14,7 +15,9 @@ pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
     fn fill(&mut self, out: &mut [u8]) {
-        aws_lc_rs::rand::fill(out).expect("the random number generator aborts rather than fail");
+        SystemRandom::new()
+            .fill(out)
+            .expect("a kernel that has booted has random bytes");
     }
 }
 

@@ -1,10 +1,11 @@
 //! What became of datagrams and packets that were not passed on.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use dtun_shared::datapath;
 use dtun_shared::record::Refused;
+use portable_atomic::AtomicU64;
 
 /// One counter for each reason.
 #[derive(Debug, Default)]

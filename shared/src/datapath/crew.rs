@@ -5,10 +5,12 @@
 //! it has just delivered without a wake-up; two halve the work of a busy
 //! tunnel, whose two directions are two sources.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
+
+use portable_atomic::AtomicU64;
 
 /// The workers of one data path.
 #[derive(Debug)]

@@ -3,7 +3,9 @@
 //! Each counts the turns it begins and ends, in a cache line of its own: one
 //! that is at the same turn at two looks, seconds apart, hangs.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+
+use portable_atomic::AtomicU64;
 
 /// The pulses of all workers, by their numbers.
 #[derive(Debug)]

@@ -5,11 +5,11 @@
 
 use std::fmt;
 
-use aws_lc_rs::{digest, hmac};
+use ring::digest;
 use zeroize::Zeroizing;
 
-use super::CipherSuite;
 use super::message::{HandshakeType, MESSAGE_HEADER};
+use super::{CipherSuite, hmac};
 
 /// The bytes of `-key`.
 #[derive(Clone)]
@@ -228,21 +228,16 @@ impl fmt::Debug for Transcript {
 
 /// `P_SHA256(secret, label + seed)` of RFC 5246, section 5.
 fn prf(secret: &[u8], label: &str, seed: &[&[u8]], out: &mut [u8]) {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-    let seeded = |mut context: hmac::Context| {
-        context.update(label.as_bytes());
-        for part in seed {
-            context.update(part);
-        }
-        context.sign()
+    let key = hmac::Key::new(secret);
+    let seeded = |first: &[u8]| {
+        let parts = [first, label.as_bytes()];
+        Zeroizing::new(key.tag(parts.into_iter().chain(seed.iter().copied())))
     };
 
-    let mut a = seeded(hmac::Context::with_key(&key));
+    let mut a = seeded(&[]);
     for block in out.chunks_mut(32) {
-        let mut context = hmac::Context::with_key(&key);
-        context.update(a.as_ref());
-        block.copy_from_slice(&seeded(context).as_ref()[..block.len()]);
-        a = hmac::sign(&key, a.as_ref());
+        block.copy_from_slice(&seeded(&*a)[..block.len()]);
+        a = Zeroizing::new(key.tag([&a[..]]));
     }
 }
 
