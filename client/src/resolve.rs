@@ -7,6 +7,8 @@
 mod message;
 mod outside;
 
+pub(crate) use outside::answers;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::pin::pin;

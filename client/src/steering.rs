@@ -366,7 +366,7 @@ impl Steering {
                 let is_full = self.what.as_ref().is_some_and(RouteWhat::is_everything);
                 if is_full && !self.asked_hub {
                     self.asked_hub = true;
-                    tokio::spawn(forwarding::tell(lease.clone()));
+                    tokio::spawn(forwarding::tell(lease.clone(), self.dns.clone()));
                 }
                 let networks = routes.bypass().len();
                 tracing::debug!(networks, took = ?started.elapsed(), "routes stand");

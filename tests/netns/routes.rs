@@ -16,6 +16,7 @@ use crate::daemon::Daemon;
 use crate::namespace::Netns;
 use crate::network::{Host, lan};
 use crate::picture::{HUB_AT_WWW4, HUB_AT_WWW6, ON_THE_RADIO, PATIENCE, Picture, WWW4, WWW6, seen};
+use crate::resolver::Resolver;
 use crate::traffic::{Flow, reaches};
 use crate::tunnel::HUB6;
 use crate::wait::until_true;
@@ -384,19 +385,41 @@ fn a_stop_that_is_asked_for_twice_at_once_leaves_nothing() {
 
 #[test]
 fn a_hub_that_does_not_forward_or_has_no_way_out_is_told() {
-    for (change, said) in [
-        ("", "the hub forwards"),
+    let chain = "nft add chain inet theirs f { type filter hook forward priority 0 ; }";
+    let nothing_back = "nothing comes back from beyond the hub";
+    for (changes, said) in [
+        (&[][..], "the hub forwards"),
         (
-            "sysctl -w net.ipv4.ip_forward=0",
+            &["sysctl -w net.ipv4.ip_forward=0"],
             "the hub does not seem to forward",
         ),
-        ("ip route del default", "the hub has no way to the outside"),
+        (
+            &["ip route del default"],
+            "the hub has no way to the outside",
+        ),
+        (&["nft flush table inet nat"], nothing_back),
+        (
+            &[
+                "nft add table inet theirs",
+                chain,
+                "nft add rule inet theirs f iifname dtun* drop",
+            ],
+            nothing_back,
+        ),
+        (
+            &[
+                "nft add table inet theirs",
+                chain,
+                "nft add rule inet theirs f iifname dtun* reject",
+            ],
+            "the hub's firewall refuses what it forwards",
+        ),
     ] {
         let picture = Picture::new();
         let laptop = picture.network.host(2);
         let hub = &picture.hub.host;
         hub.ip(&format!("route add {} via 198.18.1.1", laptop.ip4()));
-        if !change.is_empty() {
+        for change in changes {
             hub.run(change);
         }
 
@@ -404,6 +427,26 @@ fn a_hub_that_does_not_forward_or_has_no_way_out_is_told() {
 
         spoke.line(said);
     }
+}
+
+#[test]
+fn a_resolver_beyond_the_hub_that_answers_shows_that_it_forwards() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    laptop.etc("resolv.conf", "nameserver 198.18.2.1\n");
+    // Nothing else is heard of the routers there.
+    picture.hub.host.run("nft add table inet theirs");
+    for rule in [
+        "add chain inet theirs in { type filter hook prerouting priority 0 ; }",
+        "add rule inet theirs in iifname uplink icmp type != echo-request drop",
+    ] {
+        picture.hub.host.run(&format!("nft {rule}"));
+    }
+    let _resolver = Resolver::start(&picture.www, WWW4, [198, 18, 1, 2]);
+
+    let mut spoke = full(&picture, &laptop, &["-v", "-dns", &WWW4.to_string()]);
+
+    spoke.line("the hub forwards");
 }
 
 /// Everything through the tunnel but the picture's list.

@@ -42,6 +42,24 @@ pub(super) async fn ask(
     std::future::pending().await
 }
 
+/// Whether a server says anything at all.
+pub(crate) async fn answers(server: SocketAddr, leaving: &Leaving) -> bool {
+    let question = Question::new(random() as u16, "localhost", Kind::A);
+    let (Some(question), Ok(socket)) = (question, connect(server, leaving)) else {
+        return false;
+    };
+    let mut buf = [0; DATAGRAM];
+    for _ in 0..TRIES {
+        if socket.send(&question.emit()).await.is_ok()
+            && let Ok(Ok(_)) = timeout(AGAIN, socket.recv(&mut buf)).await
+        {
+            return true;
+        }
+    }
+
+    false
+}
+
 /// Asks again and again; an empty answer says that there is no such host.
 async fn ask_one(
     host: &str,
@@ -103,6 +121,9 @@ const MOST: usize = 4;
 const DATAGRAM: usize = 1500;
 
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// A question may be lost on its way.
+const TRIES: usize = 3;
 
 #[cfg(test)]
 mod tests {

@@ -154,6 +154,19 @@ pub(super) fn parse_mtu(control: &[u8]) -> Option<usize> {
         })
 }
 
+/// Who said what of a datagram, if the control messages of the error queue hold
+/// an ICMP message of IPv4: its sender and its type (`struct sock_extended_err`
+/// with the offender behind it, ip(7)).
+pub(super) fn parse_icmp(control: &[u8]) -> Option<(IpAddr, u8)> {
+    let is_error = |it: &Message| (it.level, it.kind) == (libc::IPPROTO_IP, libc::IP_RECVERR);
+    let body = Messages(control).find(is_error)?.body;
+    let (origin, kind) = (*body.get(4)?, *body.get(5)?);
+    // Sixteen bytes of the error, then family, port and address.
+    let by: [u8; 4] = *body.get(20..)?.first_chunk()?;
+
+    (origin == libc::SO_EE_ORIGIN_ICMP).then(|| (Ipv4Addr::from(by).into(), kind))
+}
+
 struct Message<'a> {
     level: i32,
     kind: i32,
@@ -229,6 +242,7 @@ mod tests {
         fn no_control_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..96)) {
             parse(&bytes);
             parse_mtu(&bytes);
+            parse_icmp(&bytes);
         }
 
         #[test]
