@@ -1,13 +1,14 @@
 //! `-nat`: the hub lets spokes out, and leaves its machine's firewall as it was.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV6};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
-use crate::network::{Host, lan};
+use crate::network::{Host, connect, lan};
 use crate::picture::{HUB_AT_WWW4, HUB_AT_WWW6, PATIENCE, Picture, WWW4, WWW6, seen};
 use crate::traffic::Flow;
 use crate::tunnel::SOON;
@@ -36,14 +37,49 @@ fn www_sees_the_hub_and_the_firewall_is_afterwards_as_it_was() {
 
 #[test]
 fn a_hub_that_begins_to_forward_still_hears_its_router() {
+    let provider = Netns::new("provider");
     let (picture, _) = nat(&[], |host| {
-        host.sysctl("ipv6/conf/uplink/accept_ra", "1");
         host.sysctl("ipv6/conf/www/accept_ra", "0");
+        connect(&provider, "customer", host, "wan");
+        host.sysctl("ipv6/conf/wan/accept_ra", "1");
+        until_true("a default route by an advertisement", SOON, || {
+            advertise(&provider, "customer", 1800);
+            announced(host)
+        });
     });
 
     let host = &picture.hub.host;
-    assert_eq!(read(host, "ipv6/conf/uplink/accept_ra"), "2");
+    assert!(announced(host));
     assert_eq!(read(host, "ipv6/conf/www/accept_ra"), "0");
+    picture
+        .hub
+        .line_anywhere(&["routers are still listened to", "wan"]);
+    until_true("the end of the router", SOON, || {
+        advertise(&provider, "customer", 0);
+        !announced(host)
+    });
+}
+
+/// Sends a router advertisement (RFC 4861, section 4.2) with this lifetime in
+/// seconds.
+fn advertise(router: &Netns, device: &str, lifetime: u16) {
+    let link = router.ip(&format!("-o link show dev {device}"));
+    let scope = link.split(':').next().unwrap().parse().unwrap();
+    router.enter(|| {
+        let raw = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).unwrap();
+        raw.set_multicast_hops_v6(255).unwrap();
+        let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+        let [high, low] = lifetime.to_be_bytes();
+        let message = [134, 0, 0, 0, 64, 0, high, low, 0, 0, 0, 0, 0, 0, 0, 0];
+        raw.send_to(&message, &SocketAddrV6::new(all_nodes, 0, 0, scope).into())
+            .unwrap();
+    });
+}
+
+/// Whether a router has announced itself as the way out.
+fn announced(host: &Netns) -> bool {
+    host.ip("-6 route show default")
+        .contains("dev wan proto ra")
 }
 
 /// pc ──── router ════ hub ──── www, with one translation, at the hub.

@@ -13,8 +13,17 @@ pub(super) fn switch_on(ip6: bool) {
         report("IPv4", write(Path::new(FORWARD4)));
     }
     if ip6 && !link::forwarding6() {
-        if let Err(error) = keep_listening() {
-            tracing::warn!("routes that routers announce by IPv6 may run out: {error}");
+        // First: the kernel forgets at once what routers have announced to devices
+        // that no longer listen.
+        match keep_listening() {
+            Ok(devices) if devices.is_empty() => {}
+            Ok(devices) => {
+                let devices = devices.join(", ");
+                tracing::info!(devices, "routers are still listened to: accept_ra is 2 now");
+            }
+            Err(error) => {
+                tracing::warn!("routes that routers announce by IPv6 may be lost: {error}");
+            }
         }
         report("IPv6", write(Path::new(FORWARD6)));
     }
@@ -22,17 +31,22 @@ pub(super) fn switch_on(ip6: bool) {
 
 /// Lets devices go on taking addresses and routes from router advertisements:
 /// one that forwards takes them with the value 2 only (ip-sysctl.rst of Linux).
-fn keep_listening() -> io::Result<()> {
+/// Returns those that had another.
+fn keep_listening() -> io::Result<Vec<String>> {
+    let mut devices = Vec::new();
     for entry in fs::read_dir(CONF6)? {
         let entry = entry?;
         let file = entry.path().join("accept_ra");
-        let own = entry.file_name() != "all" && entry.file_name() != "default";
-        if own && fs::read_to_string(&file).is_ok_and(|value| value.trim() == "1") {
+        let device = entry.file_name().to_string_lossy().into_owned();
+        let may_listen = !["all", "default", "lo"].contains(&device.as_str());
+        if may_listen && fs::read_to_string(&file).is_ok_and(|value| value.trim() == "1") {
             fs::write(file, "2")?;
+            devices.push(device);
         }
     }
+    devices.sort();
 
-    Ok(())
+    Ok(devices)
 }
 
 fn report(family: &str, result: io::Result<()>) {
