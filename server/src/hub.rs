@@ -94,6 +94,8 @@ struct Hub {
     nat: Option<Nat>,
     events: mpsc::Receiver<Event>,
     wire: JoinHandle<()>,
+    /// When what was due was done last.
+    looked: Instant,
 }
 
 /// What the loop keeps for a session.
@@ -220,10 +222,11 @@ impl Hub {
             .into_iter()
             .chain(sessions)
             .min()
-            .map(|at| at.max(now + REST))
+            .map(|at| at.max(self.looked + REST))
     }
 
     async fn handle_due(&mut self) {
+        self.looked = Instant::now();
         self.handle_gone().await;
         // Their event was lost in a burst: the session works all the same.
         let confirmed = |kept: &&Kept| !kept.up && kept.session.is_confirmed();

@@ -141,6 +141,7 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
         },
         events,
         wire: tokio::spawn(wire.run()),
+        looked: now,
     };
     hub.reopen(&named).await;
     hub.hooks.adopt(&hub.leases, &mut hub.ports).await;
