@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::network::Network;
 use crate::systemd::Machine;
 use crate::traffic::reaches;
-use crate::tunnel::HUB4;
+use crate::tunnel::{HUB4, Hub};
 use crate::wait::until_true;
 
 const KEY: (&str, &str) = ("dtun/key", "foo\n");
@@ -130,8 +130,16 @@ fn a_lock_is_closed_before_the_network_is_up_and_over_a_restart() {
                 bypass 192.0.2.0/24\n";
     let machine = Machine::boot(
         network.host(2),
-        &[KEY, ("dtun/home.conf", conf)],
-        &["dtun-lock@home.service", "dtun@home.service"],
+        &[
+            KEY,
+            ("dtun/home.conf", conf),
+            ("systemd/system/nftables.service", NFTABLES),
+        ],
+        &[
+            "dtun-lock@home.service",
+            "dtun@home.service",
+            "nftables.service",
+        ],
     );
     let lock = || machine.try_run("nft list table inet dtun-lock");
 
@@ -144,6 +152,55 @@ fn a_lock_is_closed_before_the_network_is_up_and_over_a_restart() {
     assert_eq!(machine.property("dtun@home", "ActiveState"), "active");
     machine.systemctl("stop dtun@home");
     assert!(lock().is_err());
+}
+
+#[test]
+fn the_scripts_do_their_work_within_the_unit() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    let spoke = Machine::boot(
+        network.host(2),
+        &[
+            KEY,
+            ("dtun/home.conf", SPOKE_WITH_SCRIPTS),
+            ("dtun/home.env", "DTUN_BYPASS=/etc/dtun/bypass\n"),
+            ("dtun/bypass", "192.0.2.0/24\n"),
+        ],
+        &[],
+    );
+    let before = picture(&spoke);
+
+    spoke.systemctl("start dtun@home");
+    until_true("the rules of the script", PATIENCE, || {
+        spoke.host.ip("rule").contains("lookup 764")
+    });
+    let table = || spoke.host.ip("route show table 764");
+    until_true("its list", PATIENCE, || {
+        table().contains("throw 192.0.2.0/24")
+    });
+    reaches(&spoke.host, HUB4);
+
+    spoke.systemctl("stop dtun@home");
+    assert_eq!(picture(&spoke), before);
+    drop(hub);
+}
+
+#[test]
+fn an_upgrade_lets_it_run_and_an_uninstall_leaves_nothing_enabled() {
+    let network = Network::new();
+    let hub = ("dtun/hub.conf", "key-file /etc/dtun/key\n");
+    let machine = Machine::boot(network.host(1), &[KEY, hub], &["dtun-hub.service"]);
+    let process = machine.property("dtun-hub", "MainPID");
+
+    machine.run("/run/source/scripts/install.sh -binary /usr/local/bin/dtun");
+    assert_eq!(machine.property("dtun-hub", "MainPID"), process);
+    assert_eq!(machine.property("dtun-hub", "NeedDaemonReload"), "no");
+
+    machine.run("/run/source/scripts/install.sh -uninstall");
+    assert_eq!(machine.property("dtun-hub", "LoadState"), "not-found");
+    assert_eq!(machine.property("dtun-hub", "ActiveState"), "inactive");
+    let left = machine.run("find /usr/local /etc/systemd /etc/dtun -not -type d");
+    assert_eq!(left, "/etc/dtun/hub.conf\n/etc/dtun/key\n");
 }
 
 #[test]
@@ -238,6 +295,15 @@ const HUB_WITH_HOOKS: &str = "key-file /etc/dtun/key\nup /run/test/up\ndown /run
 
 const SPOKE_WITH_HOOKS: &str = "key-file /etc/dtun/key\nconnect 198.18.1.2:443\n\
     route default\ndns 192.0.2.53\nup /run/test/up\ndown /run/test/down\n";
+
+const SPOKE_WITH_SCRIPTS: &str = "key-file /etc/dtun/key\nconnect 198.18.1.2:443\n\
+    fwmark 0x640000/0xff0000\nup /usr/local/lib/dtun/up-policy.sh\n\
+    down /usr/local/lib/dtun/down-policy.sh\n";
+
+/// As Debian has it, on a slow machine.
+const NFTABLES: &str = "[Unit]\nDefaultDependencies=no\nBefore=network-pre.target\n\
+    [Service]\nType=oneshot\nExecStartPre=sleep 1\nExecStart=nft flush ruleset\n\
+    [Install]\nWantedBy=sysinit.target\n";
 
 /// With the units where the machine has them.
 const ANALYZE: &str = "env SYSTEMD_UNIT_PATH=/run/units:/usr/local/lib/systemd/system \
