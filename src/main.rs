@@ -56,7 +56,11 @@ async fn run(asked: Invocation, notify: Notify) -> anyhow::Result<()> {
         Order::Routes { action, file } => routes::run(action, &file).await,
         Order::Clean(config) => {
             let spokes = dtun_client::clean(config).await;
-            dtun_server::clean().await.and(spokes)
+            let hubs = dtun_server::clean().await;
+            if let (Err(_), Err(error)) = (&hubs, &spokes) {
+                tracing::error!("{error:#}");
+            }
+            hubs.and(spokes)
         }
         Order::Guard { record } => dtun_client::guard(&record),
     }

@@ -20,8 +20,7 @@ use crate::{dns, heritage, hooks};
 pub async fn clean(config: CleanConfig) -> anyhow::Result<()> {
     needs_root("clean")?;
     let netlink = Netlink::new().context("failed to open netlink")?;
-    let awaited = heritage::clean(&netlink).await;
-    let awaited = awaited.context("failed to take down what was left for a restart")?;
+    let (awaited, taken_down) = heritage::clean(&netlink).await;
     let names = dns::clean(config.state.as_deref(), &awaited);
     hooks::undo_left(&netlink, |link| awaited.contains(&link.index)).await;
 
@@ -29,9 +28,10 @@ pub async fn clean(config: CleanConfig) -> anyhow::Result<()> {
         table: config.table,
         pref: config.rule_pref,
     };
-    remove_leftovers(&netlink, place, &awaited)
-        .await
-        .context("failed to remove the routes of a spoke that was killed")?;
+    let routes = remove_leftovers(&netlink, place, &awaited).await;
+
+    taken_down.context("failed to take down what was left for a restart")?;
+    routes.context("failed to remove the routes of a spoke that was killed")?;
     anyhow::ensure!(names, "resolvers of a spoke that was killed are still set");
 
     Ok(())

@@ -225,18 +225,19 @@ pub(crate) async fn awaited() -> Vec<u32> {
 }
 
 /// Takes down, for `dtun clean`, what waits for no start any more; returns the
-/// devices that do.
-pub(crate) async fn clean(netlink: &Netlink) -> io::Result<Vec<u32>> {
+/// devices that do, and whether all else is gone.
+pub(crate) async fn clean(netlink: &Netlink) -> (Vec<u32>, io::Result<()>) {
     let mut awaited = Vec::new();
+    let mut taken_down = Ok(());
     for heritage in all().await {
         if heritage.outlasts_clean() {
             awaited.push(heritage.tunnel.index);
-        } else {
-            heritage.discard(netlink).await?;
+        } else if let Err(error) = heritage.discard(netlink).await {
+            taken_down = Err(error);
         }
     }
 
-    Ok(awaited)
+    (awaited, taken_down)
 }
 
 /// Those of this network namespace that nobody holds any more.

@@ -135,6 +135,32 @@ fn a_restart_of_a_spoke_keeps_its_lines_and_makes_none_twice() {
     assert_eq!(rules(&spoke.host), [""; 0]);
 }
 
+#[test]
+fn clean_undoes_the_rest_where_a_device_does_not_go() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let (mut spoke, _) = Spoke::up(&network, 2, &["-post-up", ONE, "-post-down", UNDO_ONE]);
+    until_true("the line", SOON, || rules(&spoke.host) == ["-i dtun0"]);
+    spoke.signal(Signal::SIGUSR1);
+    assert!(spoke.wait().success());
+    // One that no kernel deletes.
+    spoke.host.ip("link set lo group 25717");
+    let forge = "sed -i 's/\"device\":\"dtun0\",\"index\":[0-9]*/\"device\":\"lo\",\"index\":1/' \
+                 /run/dtun/left-dtun0-$(stat -Lc %i /proc/self/ns/net)";
+    let mut shell = spoke.host.command("sh");
+    assert!(shell.args(["-c", forge]).status().unwrap().success());
+
+    let mut dtun = spoke.host.command(env!("CARGO_BIN_EXE_dtun"));
+    let output = dtun.arg("clean").output().unwrap();
+
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("left for a restart"), "{said}");
+    assert!(!output.status.success(), "{said}");
+    assert_eq!(rules(&spoke.host), [""; 0]);
+    spoke.host.ip("link set lo group 0");
+    clean(&spoke.host);
+}
+
 /// `dtun clean` as a unit's `ExecStopPost`.
 fn clean_within_a_restart(mut command: std::process::Command) {
     let output = command.arg("clean").env("SERVICE_RESULT", "success");
