@@ -62,6 +62,50 @@ fn at_the_end_firewalld_has_what_it_had() {
 }
 
 #[test]
+fn one_that_works_by_iptables_is_told_in_the_same_way() {
+    let (mut picture, before, _firewalld) = beside_one_with("iptables", &[]);
+    let laptop = picture.network.host(2);
+    let mut spoke = picture.spoke(&laptop, &["-route", "default"]);
+    spoke.line("tunnel up");
+
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+    assert_eq!(seen(&laptop, &picture.www, WWW6), HUB_AT_WWW6);
+    let rules = firewall(&picture.hub.host);
+    assert!(!rules.contains("--comment dtun"), "{rules}");
+
+    // It makes its chains in another order each time.
+    let sorted = |rules: &str| {
+        let mut lines: Vec<_> = rules.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert!(picture.hub.terminate().success());
+    ask(&picture.hub.host, "reload");
+    assert_eq!(sorted(&firewall(&picture.hub.host)), sorted(&before));
+}
+
+#[test]
+fn one_that_is_started_again_is_told_again() {
+    let (picture, _, mut firewalld) = beside(&[]);
+    let host = &picture.hub.host;
+
+    for kill in [false, true] {
+        if kill {
+            firewalld.daemon.kill();
+        } else {
+            firewalld.daemon.terminate();
+        }
+        firewalld.daemon.restart();
+        until_true("firewalld", PATIENCE, || {
+            try_ask(host, "getDefaultZone").is_ok()
+        });
+        let start = Instant::now();
+        until_true("the entries", Duration::from_secs(1), || has_both(&picture));
+        println!("back after {:?}", start.elapsed());
+    }
+}
+
+#[test]
 fn what_the_owner_has_told_firewalld_stays() {
     let owners = [
         "zone.addPort public 443 udp",
@@ -90,13 +134,13 @@ fn a_firewalld_that_does_not_answer_is_said_with_what_to_run() {
 
 /// firewalld and its bus, in the hub's namespace.
 struct Firewalld {
-    _daemon: Daemon,
+    daemon: Daemon,
     _bus: Daemon,
     _scratch: Scratch,
 }
 
 impl Firewalld {
-    fn start(host: &Host) -> Self {
+    fn start(host: &Host, backend: &str) -> Self {
         let scratch = Scratch::new();
         let config = scratch.path("bus.conf");
         fs::write(&config, BUS_CONFIG).unwrap();
@@ -108,6 +152,8 @@ impl Firewalld {
         });
         let folder = scratch.path("firewalld");
         fs::create_dir(&folder).unwrap();
+        let config = format!("FirewallBackend={backend}\nCleanupModulesOnExit=no\n");
+        fs::write(format!("{folder}/firewalld.conf"), config).unwrap();
         let flags = ["--nofork", "--nopid", "--log-target=console"];
         let flags = [&flags[..], &["--system-config", &folder]].concat();
         let daemon = Daemon::start(host, "firewalld", &flags);
@@ -116,7 +162,7 @@ impl Firewalld {
         });
 
         Self {
-            _daemon: daemon,
+            daemon,
             _bus: bus,
             _scratch: scratch,
         }
@@ -125,15 +171,19 @@ impl Firewalld {
 
 /// A hub beside firewalld, which its owner has told this; and the firewall before.
 fn beside(told: &[&str]) -> (Picture, String, Firewalld) {
+    beside_one_with("nftables", told)
+}
+
+fn beside_one_with(backend: &str, told: &[&str]) -> (Picture, String, Firewalld) {
     let mut firewalld = None;
     let mut before = String::new();
     let (picture, _) = nat(&[], |host| {
-        firewalld = Some(Firewalld::start(host));
+        firewalld = Some(Firewalld::start(host, backend));
         for line in told {
             ask(host, line);
         }
         before = firewall(host);
-        assert!(before.contains("filter_FORWARD_ZONES"), "{before}");
+        assert!(before.contains("FORWARD_"), "{before}");
     });
 
     (picture, before, firewalld.unwrap())
