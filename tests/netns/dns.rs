@@ -88,6 +88,42 @@ fn in_a_full_tunnel_no_question_leaves_by_the_uplink() {
 }
 
 #[test]
+fn two_tunnels_have_a_resolver_each_and_either_may_end_first() {
+    let picture = Picture::new();
+    let hub = &picture.hub.host;
+    let [first, second] = [[10, 1, 1, 2], [10, 1, 1, 3]].map(|ip| {
+        hub.ip(&format!("addr add {}/32 dev lo", IpAddr::from(ip)));
+        Resolver::start(hub, ip, [203, 0, 113, ip[3]])
+    });
+    let laptop = picture.network.host(2);
+    laptop.etc("resolv.conf", THEIRS);
+    for (is_first_over, left) in [(true, "203.0.113.3"), (false, "203.0.113.2")] {
+        let (before, asked) = (fs::read(etc(&laptop)).unwrap(), first.askers().len());
+        let mut full = picture.spoke(&laptop, &["-route", "default", "-dns", "10.1.1.2"]);
+        full.line("tunnel up");
+        assert_eq!(address_of(&laptop, "www.example"), "203.0.113.2");
+        assert!(first.askers().len() > asked);
+        let state = picture.scratch.path("other");
+        let flags = ["-id", "other", "-state", &state, "-route", "192.0.2.0/24"];
+        let dns = ["-dns", "10.1.1.3"];
+        let mut other = picture.spoke(&laptop, &[&flags[..], &dns].concat());
+        other.line("tunnel up");
+        assert_eq!(address_of(&laptop, "www.example"), "203.0.113.3");
+        assert!(!second.askers().is_empty());
+
+        let (one, next) = if is_first_over {
+            (&mut full, &mut other)
+        } else {
+            (&mut other, &mut full)
+        };
+        assert!(one.terminate().success());
+        assert_eq!(address_of(&laptop, "www.example"), left);
+        assert!(next.terminate().success());
+        assert_eq!(fs::read(etc(&laptop)).unwrap(), before);
+    }
+}
+
+#[test]
 fn a_hub_that_moved_is_found_though_its_name_is_asked_in_the_dead_tunnel() {
     let picture = Picture::new();
     let laptop = picture.network.host(2);

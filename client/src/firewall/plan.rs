@@ -245,6 +245,8 @@ impl Plan {
         refuse(text);
         text.chain("names", "");
         text.rule("names", "oifname @inside return");
+        // Another spoke's resolvers are asked by its tunnel.
+        text.rule("names", &format!("oifgroup {GROUP_OF_SPOKES} return"));
         text.rule("names", &format!("meta mark {} return", is(self.mark)));
         text.rule("names", "ct direction reply return");
         text.rule("names", "goto refuse");
