@@ -41,6 +41,7 @@ sg login
 useradd passwd
 sudo sudo
 perl perl-base
+python3 python3
 dnsmasq dnsmasq-base
 firewalld firewalld
 dbus-daemon dbus-daemon
