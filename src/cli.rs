@@ -15,6 +15,7 @@ mod from;
 mod key;
 #[cfg(test)]
 mod manual;
+mod settings;
 mod table;
 mod usage;
 mod value;
@@ -34,6 +35,7 @@ use crate::log;
 use argv::Token;
 use config::Config;
 use flags::Flags;
+pub(crate) use settings::Settings;
 use table::{GROUPS, Role};
 pub(crate) use usage::{Usage, help};
 
@@ -44,6 +46,8 @@ pub(crate) struct Invocation {
     pub(crate) log: log::Options,
     /// To be said once there is a log.
     pub(crate) warnings: Vec<String>,
+    /// Of a tunnel whose flags stand in a file, which may be read again.
+    pub(crate) settings: Option<Settings>,
 }
 
 #[derive(Debug)]
@@ -65,6 +69,24 @@ pub(crate) enum Order {
     Lock(LockConfig),
     /// For a time, or for good.
     Unlock(Option<Duration>),
+}
+
+impl Order {
+    pub(crate) fn into_hub(self) -> Option<Box<HubConfig>> {
+        if let Self::Hub(config) = self {
+            Some(config)
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn into_spoke(self) -> Option<Box<SpokeConfig>> {
+        if let Self::Spoke(config) = self {
+            Some(config)
+        } else {
+            None
+        }
+    }
 }
 
 /// Reads the arguments that follow the program's name, and the environment.
@@ -111,11 +133,23 @@ pub(crate) fn parse(
         warnings.extend(ignored(tokens.chain(&given), flags.connect.is_some()));
     }
     let order = order(flags, locks, &env, &mut warnings).map_err(locate)?;
+    let psk = if let Order::Hub(hub) = &order {
+        Some(&hub.psk)
+    } else if let Order::Spoke(spoke) = &order {
+        Some(&spoke.psk)
+    } else {
+        None
+    };
+    let settings = config.as_ref().zip(psk).map(|(config, psk)| {
+        let tokens = config.unless(&given).chain(&given);
+        Settings::new(tokens, psk.clone())
+    });
 
     Ok(Invocation {
         order,
         log,
         warnings,
+        settings,
     })
 }
 
@@ -318,6 +352,7 @@ fn routes(args: &[OsString]) -> Result<Invocation, Usage> {
         },
         log: log::Options::default(),
         warnings: Vec::new(),
+        settings: None,
     })
 }
 
@@ -335,6 +370,7 @@ fn clean(args: &[OsString], env: &impl Fn(&str) -> Option<OsString>) -> Result<I
             },
             log: log::Options::new(log::Format::Text, false, env),
             warnings,
+            settings: None,
         });
     }
 
@@ -372,6 +408,7 @@ fn clean(args: &[OsString], env: &impl Fn(&str) -> Option<OsString>) -> Result<I
         order,
         log,
         warnings,
+        settings: None,
     })
 }
 
@@ -391,6 +428,7 @@ fn unlock(args: &[OsString]) -> Result<Invocation, Usage> {
         order: Order::Unlock(time),
         log: log::Options::default(),
         warnings: Vec::new(),
+        settings: None,
     })
 }
 

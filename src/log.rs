@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 
 use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::{Registry, fmt};
+use tracing_subscriber::{Registry, fmt, reload};
 
 use line::{Clock, Line};
 
@@ -49,8 +49,9 @@ impl Options {
     }
 
     /// Logs for the rest of the process, panics included.
-    pub(crate) fn init(&self) {
+    pub(crate) fn init(&self) -> Level {
         let (filter, fault) = self.filter();
+        let (filter, level) = reload::Layer::new(filter);
         let own = filter_fn(|metadata| metadata.target().starts_with("dtun"));
         let filter = filter.and(own);
         let clock = Clock::unless(self.journal_stamps());
@@ -73,6 +74,8 @@ impl Options {
         if let Some(fault) = fault {
             tracing::warn!(%fault, "RUST_LOG is not understood and ignored");
         }
+
+        Level(level)
     }
 
     fn filter(&self) -> (EnvFilter, Option<String>) {
@@ -97,6 +100,19 @@ impl Options {
             std::fs::metadata("/proc/self/fd/2")
                 .is_ok_and(|stderr| journal == format!("{}:{}", stderr.dev(), stderr.ino()))
         })
+    }
+}
+
+/// How much is logged, which may change.
+#[derive(Debug)]
+pub(crate) struct Level(reload::Handle<EnvFilter, Registry>);
+
+impl Level {
+    pub(crate) fn set(&self, options: &Options) {
+        let (filter, _) = options.filter();
+        if let Err(error) = self.0.reload(filter) {
+            tracing::warn!(%error, "the log stays as it is");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cli;
 mod log;
+mod reload;
 mod routes;
 mod stop;
 
@@ -9,7 +10,9 @@ use std::process::ExitCode;
 
 use cli::{Invocation, Order};
 use dtun_shared::service::Notify;
-use stop::stop;
+use log::Level;
+use reload::Reload;
+use stop::{Requests, requests};
 
 fn main() -> ExitCode {
     let asked = match cli::parse(std::env::args_os().skip(1), |name| std::env::var_os(name)) {
@@ -20,13 +23,13 @@ fn main() -> ExitCode {
         }
     };
 
-    asked.log.init();
+    let level = asked.log.init();
     let notify = Notify::from_env();
     // It waits for hours, and needs no threads for that.
     let done = if let Order::Guard { record } = &asked.order {
         dtun_client::guard(record)
     } else {
-        run(asked, notify)
+        run(asked, level, notify)
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,7 +41,7 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn run(asked: Invocation, notify: Notify) -> anyhow::Result<()> {
+async fn run(asked: Invocation, level: Level, notify: Notify) -> anyhow::Result<()> {
     if let Err(error) = dtun_shared::limits::raise_nofile() {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
@@ -46,11 +49,18 @@ async fn run(asked: Invocation, notify: Notify) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
 
+    let reload = asked.settings.map(|running| Reload::new(running, level));
     match asked.order {
         Order::Help => print(&cli::help()),
         Order::Version => print(concat!("dtun ", env!("CARGO_PKG_VERSION"), "\n")),
-        Order::Hub(config) => dtun_server::run(*config, stop()?, notify).await,
-        Order::Spoke(config) => dtun_client::run(*config, stop()?, notify).await,
+        Order::Hub(config) => {
+            let Requests { stop, reloads } = requests(reload, Order::into_hub)?;
+            dtun_server::run(*config, stop, reloads, notify).await
+        }
+        Order::Spoke(config) => {
+            let Requests { stop, reloads } = requests(reload, Order::into_spoke)?;
+            dtun_client::run(*config, stop, reloads, notify).await
+        }
         Order::Lock(config) => dtun_client::lock(config).await,
         Order::Unlock(time) => dtun_client::unlock(time).await,
         Order::Routes { action, file } => routes::run(action, &file).await,

@@ -1,18 +1,33 @@
-//! The request to stop: a signal.
+//! The requests of signals: to stop, or to read the configuration again.
 
 use std::time::{Duration, Instant};
 
 use dtun_shared::status::ignores_hangup;
 use dtun_shared::stop::Stop;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-/// Resolves at the first SIGINT, SIGTERM, SIGHUP or SIGUSR1, the last of which
-/// announces another start (`RestartKillSignal=` of a systemd unit); the second
-/// signal ends the process at once, but for one that comes on the heels of the
-/// first: a terminal, sudo and timeout may each pass the same one on. A SIGHUP
-/// that the parent had ignored, as nohup does, stays ignored.
-pub(crate) fn stop() -> anyhow::Result<impl Future<Output = Stop>> {
+use crate::cli::Order;
+use crate::reload::Reload;
+
+/// What signals ask a tunnel for.
+pub(crate) struct Requests<S, C> {
+    /// Resolves at the first request to stop.
+    pub(crate) stop: S,
+    /// Configurations to take over.
+    pub(crate) reloads: mpsc::UnboundedReceiver<C>,
+}
+
+/// Listens to SIGINT, SIGTERM, SIGHUP and SIGUSR1, the last of which announces
+/// another start (`RestartKillSignal=` of a systemd unit); the second request to
+/// stop ends the process at once, but for one that comes on the heels of the
+/// first: a terminal, sudo and timeout may each pass the same one on. A SIGHUP has a file of flags read again where
+/// there is one; else it is a request to stop. One that the parent had ignored,
+/// as nohup does, stays ignored.
+pub(crate) fn requests<C: Send + 'static>(
+    mut reload: Option<Reload>,
+    of: fn(Order) -> Option<C>,
+) -> anyhow::Result<Requests<impl Future<Output = Stop>, C>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut restart = signal(SignalKind::user_defined1())?;
@@ -21,15 +36,25 @@ pub(crate) fn stop() -> anyhow::Result<impl Future<Output = Stop>> {
         Some(false) | None => Some(signal(SignalKind::hangup())?),
     };
     let (sender, stopped) = oneshot::channel();
+    let (configs, reloads) = mpsc::unbounded_channel();
 
     tokio::spawn(async move {
-        let mut next = async || {
-            tokio::select! {
+        let mut next = async || loop {
+            let stop = tokio::select! {
                 _ = interrupt.recv() => Stop::ForGood,
                 _ = terminate.recv() => Stop::ForGood,
                 _ = restart.recv() => Stop::Restart,
-                () = received(&mut hangup) => Stop::ForGood,
-            }
+                () = received(&mut hangup) => match &mut reload {
+                    None => Stop::ForGood,
+                    Some(reload) => {
+                        if let Some(config) = reload.read().and_then(of) {
+                            configs.send(config).unwrap_or_default();
+                        }
+                        continue;
+                    }
+                },
+            };
+            return stop;
         };
         // Nobody listens when the program is ending by itself.
         sender.send(next().await).unwrap_or_default();
@@ -42,7 +67,10 @@ pub(crate) fn stop() -> anyhow::Result<impl Future<Output = Stop>> {
         }
     });
 
-    Ok(async move { stopped.await.unwrap_or_default() })
+    Ok(Requests {
+        stop: async move { stopped.await.unwrap_or_default() },
+        reloads,
+    })
 }
 
 async fn received(signal: &mut Option<Signal>) {

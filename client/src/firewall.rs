@@ -80,6 +80,11 @@ impl Firewall {
         .unwrap_or(Err(NftError::Ended))
     }
 
+    /// Has other settings from now on. Whether there is a lock stays as it is.
+    pub(crate) async fn change(&self, settings: Settings) {
+        self.ask(|done| Order::Change { settings, done }).await;
+    }
+
     /// Takes down what belongs to a tunnel; a lock stays.
     pub(crate) async fn withdraw(&self) {
         if self.ask(Order::Withdraw).await.is_none() {

@@ -66,6 +66,10 @@ struct Probing {
 }
 
 impl Liveness {
+    pub(crate) fn set_keepalive(&mut self, keepalive: Duration) {
+        self.keepalive = keepalive;
+    }
+
     /// A session that is up `now`. `answers` says whether the hub is known to
     /// answer probes.
     pub(crate) fn new(now: Instant, keepalive: Duration, answers: bool) -> Self {

@@ -7,6 +7,7 @@
 mod away;
 mod carry;
 mod leaving;
+mod reload;
 mod routing;
 
 use std::future::Future;
@@ -23,6 +24,7 @@ use dtun_shared::sleep::{Wakes, slept};
 use dtun_shared::status::has_net_admin;
 use dtun_shared::stop::Stop;
 use dtun_shared::tun::DeviceError;
+use tokio::sync::mpsc;
 
 use crate::attempt::Credentials;
 use crate::backoff::Backoff;
@@ -41,7 +43,8 @@ use crate::uplink::{Network, Way, way_to};
 use away::{Meanwhile, Outcome};
 use routing::{Hooked, rounded};
 
-/// Keeps a tunnel to the hub until `stop` is done; `notify` hears of it.
+/// Keeps a tunnel to the hub until `stop` is done; `notify` hears of it. Of what
+/// `reloads` brings that is taken over which a spoke can change while it runs.
 ///
 /// # Errors
 ///
@@ -50,12 +53,13 @@ use routing::{Hooked, rounded};
 pub async fn run(
     config: SpokeConfig,
     stop: impl Future<Output = Stop>,
+    reloads: mpsc::UnboundedReceiver<Box<SpokeConfig>>,
     notify: Notify,
 ) -> anyhow::Result<()> {
     let netlink = Netlink::new().context("failed to open netlink")?;
     check_rights(&netlink, config.tun.as_deref()).await?;
 
-    let mut spoke = Spoke::new(config, netlink, notify)?;
+    let mut spoke = Spoke::new(config, netlink, reloads, notify)?;
     let (result, stop) = tokio::select! {
         biased;
         stop = stop => (Ok(()), Some(stop)),
@@ -97,6 +101,7 @@ struct Spoke {
     known: Vec<SocketAddr>,
     backoff: Backoff,
     teller: Teller,
+    reloads: mpsc::UnboundedReceiver<Box<SpokeConfig>>,
     notify: Notify,
     /// Since when the hub is away.
     away: Instant,
@@ -138,7 +143,12 @@ enum End {
 }
 
 impl Spoke {
-    fn new(config: SpokeConfig, netlink: Netlink, notify: Notify) -> anyhow::Result<Self> {
+    fn new(
+        config: SpokeConfig,
+        netlink: Netlink,
+        reloads: mpsc::UnboundedReceiver<Box<SpokeConfig>>,
+        notify: Notify,
+    ) -> anyhow::Result<Self> {
         let hint = config
             .hint
             .clone()
@@ -166,6 +176,7 @@ impl Spoke {
             known: Vec::new(),
             backoff: Backoff::default(),
             teller: Teller::default(),
+            reloads,
             notify,
             away: Instant::now(),
             network: Network::default(),

@@ -7,6 +7,7 @@
 
 mod forwarding;
 mod leaving;
+mod reload;
 mod sysctl;
 mod told;
 
@@ -87,16 +88,8 @@ impl Steering {
             table: config.table,
             pref: config.rule_pref,
         };
-        let routes = config.route.clone().zip(mark).map(|(what, mark)| {
-            let plan = Plan {
-                what,
-                mark,
-                dns: config.dns.clone(),
-                from: config.route_from.clone(),
-                unmarked: Unmarked::default(),
-            };
-            Routes::new(netlink.clone(), plan, place)
-        });
+        let plan = plan(config, mark);
+        let routes = plan.map(|plan| Routes::new(netlink.clone(), plan, place));
 
         Self {
             leaving: Leaving {
@@ -403,6 +396,17 @@ impl Steering {
         self.look.anew = true;
         self.due = Some(Instant::now() + AGAIN);
     }
+}
+
+/// What is to be routed; none where scripts do that.
+fn plan(config: &SpokeConfig, mark: Option<Mark>) -> Option<Plan> {
+    Some(Plan {
+        what: config.route.clone()?,
+        mark: mark?,
+        dns: config.dns.clone(),
+        from: config.route_from.clone(),
+        unmarked: Unmarked::default(),
+    })
 }
 
 /// A burst of changes is looked at once.

@@ -13,6 +13,7 @@ mod memory;
 mod peernets;
 mod port;
 mod probe;
+mod reload;
 mod reset;
 mod shared;
 mod side;
@@ -53,15 +54,17 @@ use wire::Event;
 
 /// Serves until `stop` resolves or something fails for good, then says goodbye
 /// to every spoke and leaves what `stop` says; the leases stay in the state.
-/// `notify` hears of it.
+/// `notify` hears of it. Of what `reloads` brings that is taken over which a
+/// hub can change while it serves.
 pub async fn run(
     config: HubConfig,
     stop: impl Future<Output = Stop>,
+    reloads: mpsc::UnboundedReceiver<Box<HubConfig>>,
     mut notify: Notify,
 ) -> anyhow::Result<()> {
     let mut hub = notify.extending(start::start(config)).await?;
     notify.ready();
-    let result = hub.serve(stop, &mut notify).await;
+    let result = hub.serve(stop, reloads, &mut notify).await;
     notify.stopping();
     let stop = result.as_ref().copied().unwrap_or_default();
     notify.extending(hub.stop(stop)).await;
@@ -121,6 +124,7 @@ impl Hub {
     async fn serve(
         &mut self,
         stop: impl Future<Output = Stop>,
+        mut reloads: mpsc::UnboundedReceiver<Box<HubConfig>>,
         notify: &mut Notify,
     ) -> anyhow::Result<Stop> {
         tokio::pin!(stop);
@@ -133,6 +137,11 @@ impl Hub {
             let due = self.due().into_iter().chain(notify.due()).min();
             tokio::select! {
                 stop = &mut stop => return Ok(stop),
+                Some(config) = reloads.recv() => {
+                    notify.reloading();
+                    self.reload(*config).await;
+                    notify.ready();
+                }
                 event = self.events.recv() => match event {
                     Some(event) => self.handle_events(event).await,
                     None => return self.wire_failed().await,

@@ -36,6 +36,11 @@ impl Leases {
         }
     }
 
+    /// How long leases last from now on after their sessions.
+    pub(crate) fn set_lasting(&mut self, lasts: Duration) {
+        self.lasts = lasts.as_secs();
+    }
+
     pub(crate) fn pools(&self) -> &Pools {
         &self.pools
     }

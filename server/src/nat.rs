@@ -31,9 +31,18 @@ use plan::Plan;
 /// The task that keeps the rules.
 #[derive(Debug)]
 pub(crate) struct Nat {
-    peernets: watch::Sender<Vec<IpNet>>,
+    networks: watch::Sender<Networks>,
     end: oneshot::Sender<Stop>,
     keeper: JoinHandle<()>,
+}
+
+/// Networks of the table that may change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Networks {
+    /// Behind spokes.
+    peernets: Vec<IpNet>,
+    /// They see the spokes' own addresses.
+    except: Vec<IpNet>,
 }
 
 impl Nat {
@@ -59,15 +68,19 @@ impl Nat {
         };
         forwarding::switch_on(pools.iter().any(|net| net.addr().is_ipv6()));
 
+        let networks = Networks {
+            peernets: Vec::new(),
+            except: except.clone(),
+        };
         let plan = Plan::new(&name, pools, except);
         let keeper = Keeper::new(plan, listen.port(), claim)
             .await
             .context("-nat cannot be had (scripts/hub-nat.sh does without nft)")?;
-        let (peernets, inbox) = watch::channel(Vec::new());
+        let (networks, inbox) = watch::channel(networks);
         let (end, ended) = oneshot::channel();
 
         Ok(Self {
-            peernets,
+            networks,
             end,
             keeper: tokio::spawn(keeper.run(inbox, ended)),
         })
@@ -76,9 +89,18 @@ impl Nat {
     /// Tells which networks behind spokes are let out as well.
     pub(crate) fn set_peernets(&self, mut networks: Vec<IpNet>) {
         networks.sort();
-        self.peernets.send_if_modified(|old| {
-            let other = *old != networks;
-            *old = networks;
+        self.networks.send_if_modified(|old| {
+            let other = old.peernets != networks;
+            old.peernets = networks;
+            other
+        });
+    }
+
+    /// Tells which networks know the way back.
+    pub(crate) fn set_except(&self, networks: Vec<IpNet>) {
+        self.networks.send_if_modified(|old| {
+            let other = old.except != networks;
+            old.except = networks;
             other
         });
     }

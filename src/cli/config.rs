@@ -17,8 +17,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Command};
+use dtun_client::BypassWord;
 
 use super::argv::{self, Token};
+use super::table::{self, Takes};
 use super::{Usage, key};
 
 /// What a file says.
@@ -82,11 +84,30 @@ impl Config {
                 return Err(argv::valueless(flag).within(&self.place(number)));
             }
 
+            let value = value.map(|value| self.beside(flag, value));
             let flag = flag.to_owned();
             self.lines.push((number, Token { flag, value }));
         }
 
         Ok(())
+    }
+
+    /// A relative path in the value begins at the folder of the file. The name
+    /// of a program alone is one there, if there is one.
+    fn beside(&self, flag: &str, value: OsString) -> OsString {
+        let takes = table::flag(flag).map(|flag| flag.takes);
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        let is_path = matches!(takes, Some(Takes::File | Takes::Directory));
+        let bare = Path::new(&value).components().count() == 1;
+        match flag {
+            _ if !is_path || value.is_empty() => value,
+            "bypass" => match value.into_string() {
+                Ok(list) => beside_list(folder, &list).into(),
+                Err(value) => value,
+            },
+            "up" | "down" if bare && !folder.join(&value).is_file() => value,
+            _ => folder.join(value).into(),
+        }
     }
 
     /// What the command line leaves of it.
@@ -122,6 +143,18 @@ impl Config {
     fn place(&self, number: usize) -> String {
         format!("{}:{number}", self.path.display())
     }
+}
+
+/// The same for the files among networks.
+fn beside_list(folder: &Path, list: &str) -> String {
+    let word = |word: &str| match word.trim().parse() {
+        Ok(BypassWord::File(path)) if !word.trim().is_empty() => {
+            folder.join(path).display().to_string()
+        }
+        Ok(_) | Err(_) => word.to_owned(),
+    };
+
+    list.split(',').map(word).collect::<Vec<_>>().join(",")
 }
 
 /// The name, without dashes, and the value of a line that has any.
@@ -245,6 +278,39 @@ mod tests {
         for line in ["", " \t\r", "# key foo", "  #"] {
             assert_eq!(split(line.as_bytes()), Ok(None));
         }
+    }
+
+    #[test]
+    fn a_relative_path_begins_beside_the_file() {
+        let config = |path: &str, line: &str| {
+            let mut config = Config {
+                path: path.into(),
+                lines: Vec::new(),
+            };
+            let command = <super::super::flags::Flags as clap::CommandFactory>::command();
+            config.parse(line.as_bytes(), &command).unwrap();
+            let (_, token) = config.lines.remove(0);
+            token.value.unwrap().into_string().unwrap()
+        };
+
+        for (line, expected) in [
+            ("key-file key", "/etc/dtun/key"),
+            ("key-file /key", "/key"),
+            ("state ../x", "/etc/dtun/../x"),
+            ("state ''", ""),
+            ("up hooks/up", "/etc/dtun/hooks/up"),
+            ("up true", "true"),
+            ("key key", "key"),
+            ("tun key", "key"),
+            (
+                "bypass @private,list,10.0.0.0/8,/lists/b",
+                "@private,/etc/dtun/list,10.0.0.0/8,/lists/b",
+            ),
+        ] {
+            assert_eq!(config("/etc/dtun/home.conf", line), expected, "{line}");
+        }
+        assert_eq!(config("home.conf", "key-file key"), "key");
+        assert_eq!(config("a/home.conf", "key-file key"), "a/key");
     }
 
     proptest! {

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use super::completions::{assert_committed, output};
-use super::table::{self, COMMANDS, Flag, GROUPS, Role};
+use super::table::{self, COMMANDS, Flag, GROUPS, Reload, Role};
 
 /// The page with its two parts made anew.
 fn made(page: &str) -> String {
@@ -52,7 +52,12 @@ fn flag(flag: &Flag) -> String {
 
     let name = escaped(&format!("-{}", flag.name));
     let tag = format!("\\fB{name}\\fR {}", usage(flag.value));
-    let text = prose(&format!("{}{default}", flag.text));
+    let reload = match flag.reload {
+        Reload::Taken => " A reload takes it over.",
+        Reload::Restart => " It needs a restart.",
+        Reload::Never => "",
+    };
+    let text = prose(&format!("{}{default}{reload}", flag.text));
 
     format!(".TP\n{}\n{text}", tag.trim_end())
 }

@@ -26,9 +26,10 @@ pub(super) enum Role {
 pub(super) struct Flag {
     /// Without dashes.
     pub(super) name: &'static str,
+    /// What a SIGHUP makes of it.
+    pub(super) reload: Reload,
     /// What stands for its value; empty for a switch.
     pub(super) value: &'static str,
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the completions"))]
     pub(super) takes: Takes,
     /// A few words.
     pub(super) brief: &'static str,
@@ -37,6 +38,16 @@ pub(super) struct Flag {
     /// All that there is to know.
     #[cfg_attr(not(test), expect(dead_code, reason = "for the manual"))]
     pub(super) text: &'static str,
+}
+
+/// What becomes of a flag that stands otherwise when the file is read again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reload {
+    /// It is taken over, and nothing breaks.
+    Taken,
+    Restart,
+    /// It stands in no file, or says what is to be done instead.
+    Never,
 }
 
 /// What a shell completes a value with.
@@ -78,6 +89,13 @@ impl Role {
             Self::Both => "BOTH",
         }
     }
+}
+
+/// The flag of that name.
+pub(super) fn flag(name: &str) -> Option<&'static Flag> {
+    let mut flags = GROUPS.iter().flat_map(|group| group.flags);
+
+    flags.find(|flag| flag.name == name)
 }
 
 pub(super) const GROUPS: [Group; 3] = [

@@ -865,4 +865,33 @@ fn clean_takes_the_places_of_what_is_left_from_the_spokes_own_file() {
     assert!(warnings[0].contains(&format!("{bad}:2")), "{warnings:?}");
 }
 
+#[test]
+fn a_later_reading_is_told_by_what_it_takes_over_and_what_needs_a_restart() {
+    let file = File::new("reload", "", 0o600);
+    let read = |text: &str, line: &str| {
+        let base = "connect vpn:443\nkey foo\n";
+        std::fs::write(&file.0, format!("{base}{text}")).unwrap();
+        let parsed = parsed(&format!("-config {} {line}", file.0.display())).unwrap();
+        parsed.settings.expect("those of a file")
+    };
+    let mut running = read("route default\ndns 10.0.0.1\nmtu 1300\n", "-keepalive 9s");
+    let new = read(
+        "route 10.0.0.0/8\ntable 500\nv\nkeepalive 8s\n",
+        "-keepalive 9s",
+    );
+
+    let changes = running.changes(&new);
+    assert_eq!(changes.taken, ["dns", "route", "v"]);
+    assert_eq!(changes.restart, ["mtu", "table"]);
+    running.take_over(&new, &changes);
+    let changes = running.changes(&new);
+    assert_eq!(changes.taken, [""; 0]);
+    assert_eq!(changes.restart, ["mtu", "table"]);
+
+    // With no route at all another part of the machine is ours.
+    let changes = running.changes(&read("", "-keepalive 9s -key bar"));
+    assert_eq!(changes.restart, ["key", "mtu", "route"]);
+    assert!(parsed("-key foo").unwrap().settings.is_none());
+}
+
 const SPOKE: &str = "-connect vpn.example.com:443 -key foo";

@@ -51,6 +51,7 @@ mod policy;
 mod pools;
 mod recipes;
 mod reconnect;
+mod reload;
 mod restart;
 mod route_from;
 mod routes;

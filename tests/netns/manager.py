@@ -1,7 +1,7 @@
 """A service manager with one service, whose arguments follow a socket's path.
 
-It passes on SIGUSR1 and SIGTERM; after the first it starts the service again
-with the descriptors that it was given to keep. What the service tells it is
+It passes on SIGUSR1, SIGTERM and SIGHUP; after the first it starts the service
+again with the descriptors that it was given to keep. What the service tells it is
 printed. With KEEPS=0 it keeps none, as before systemd 254 nobody is told.
 """
 
@@ -13,11 +13,12 @@ kept, child, again = {}, 0, True
 
 def forward(number, _frame):
     global again
-    again = number == signal.SIGUSR1
+    again = number != signal.SIGTERM
     os.kill(child, number)
 
 
 def start():
+    sys.stdout.flush()
     pid = os.fork()
     if pid:
         return pid
@@ -55,6 +56,7 @@ listener.settimeout(0.02)
 child = start()
 signal.signal(signal.SIGUSR1, forward)
 signal.signal(signal.SIGTERM, forward)
+signal.signal(signal.SIGHUP, forward)
 while True:
     try:
         message, ancillary, _, _ = listener.recvmsg(4096, 256)

@@ -30,6 +30,10 @@ pub(super) enum Order {
         bypass: Bypass,
         done: oneshot::Sender<Result<(), NftError>>,
     },
+    Change {
+        settings: Settings,
+        done: oneshot::Sender<()>,
+    },
     Withdraw(oneshot::Sender<()>),
     End {
         ending: Ending,
@@ -176,6 +180,10 @@ impl Guard {
                 let result = self.stand(lease, bypass).await;
                 done.send(result).unwrap_or_default();
             }
+            Order::Change { settings, done } => {
+                self.change(settings).await;
+                done.send(()).unwrap_or_default();
+            }
             Order::Withdraw(done) => {
                 self.withdraw().await;
                 done.send(()).unwrap_or_default();
@@ -205,6 +213,23 @@ impl Guard {
         }
 
         result
+    }
+
+    async fn change(&mut self, settings: Settings) {
+        if settings == self.settings {
+            return;
+        }
+        self.settings = settings;
+        // Until now nobody may have asked for them.
+        if self.wants_inside()
+            && let Ok(inside) = inside_now(&self.netlink).await
+        {
+            self.inside = inside;
+        }
+        if let Err(error) = self.put_up().await {
+            tracing::warn!("the firewall stays as it was: {error}");
+            self.retry(&error);
+        }
     }
 
     async fn withdraw(&mut self) {

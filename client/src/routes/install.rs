@@ -137,6 +137,22 @@ impl Routes {
         fits
     }
 
+    /// Takes another plan for the next [`Self::prepare`]; what stands goes on
+    /// until then.
+    pub(crate) fn set_plan(&mut self, plan: Plan) {
+        let plan = Plan {
+            unmarked: self.plan.unmarked.clone(),
+            ..plan
+        };
+        let is_other = plan != self.plan;
+        self.plan = plan;
+        if let Some(standing) = &mut self.standing
+            && is_other
+        {
+            standing.is_of_plan = false;
+        }
+    }
+
     /// Removes what a run that was killed has left.
     pub(crate) async fn clean_up(&self, awaited: &[u32]) -> Result<(), NotRouted> {
         leftover::remove(&self.netlink, self.place, awaited)

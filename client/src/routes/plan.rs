@@ -30,7 +30,7 @@ use super::bypass::Bypass;
 use super::{RouteFrom, RouteWhat};
 
 /// What is to be routed, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) what: RouteWhat,
     pub(crate) mark: Mark,

@@ -55,6 +55,11 @@ impl Pulse {
         &self.session
     }
 
+    /// How long the hub may be idle from now on.
+    pub(crate) fn set_keepalive(&mut self, keepalive: Duration) {
+        self.live.set_keepalive(keepalive);
+    }
+
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.rtt
     }

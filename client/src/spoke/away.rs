@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use super::Spoke;
 use super::routing::near;
 use crate::attempt::{Failure, Round};
+use crate::config::SpokeConfig;
 use crate::report::Report;
 use crate::resolve::{ResolveError, resolve};
 use crate::session::Pulse;
@@ -145,6 +146,7 @@ impl Spoke {
             Clock,
             Timer,
             Steering,
+            Reload(Box<SpokeConfig>),
         }
 
         let mut goal = pin!(goal);
@@ -157,11 +159,13 @@ impl Spoke {
                 () = next_wake(&mut self.wakes) => Wake::Clock,
                 () = at(timer) => Wake::Timer,
                 () = self.steering.wake() => Wake::Steering,
+                Some(config) = self.reloads.recv() => Wake::Reload(config),
             };
             match wake {
                 Wake::Done(done) => return Meanwhile::Done(done),
                 Wake::Change(change) => self.note(change).await,
                 Wake::Steering => {} // Its time has come nearer.
+                Wake::Reload(config) => self.reload(*config).await,
                 Wake::Clock | Wake::Timer => {
                     if self.duties().await {
                         return Meanwhile::Changed;

@@ -11,6 +11,7 @@ use super::away::next_wake;
 use super::routing::{near, rounded};
 use super::{End, Former, Spoke};
 use crate::attempt::{Failure, Round};
+use crate::config::SpokeConfig;
 use crate::session::{Event, Pulse};
 use crate::side::{Note, Said};
 use crate::uplink::Way;
@@ -24,6 +25,7 @@ enum Wake {
     Clock,
     Timer,
     Steering,
+    Reload(Box<SpokeConfig>),
 }
 
 /// What the loop keeps beside the session.
@@ -76,6 +78,10 @@ impl Spoke {
                 Wake::Renewed(result) => self.renewed(result, &mut watch).await,
                 Wake::Clock | Wake::Timer => self.timers(&mut watch).await,
                 Wake::Steering => None, // Its time has come nearer.
+                Wake::Reload(config) => {
+                    self.reload(*config).await;
+                    None
+                }
             };
             if let Some(end) = end {
                 return end;
@@ -112,6 +118,7 @@ impl Spoke {
             () = next_wake(&mut self.wakes) => Wake::Clock,
             () = tokio::time::sleep_until(timer.into()) => Wake::Timer,
             () = self.steering.wake() => Wake::Steering,
+            Some(config) = self.reloads.recv() => Wake::Reload(config),
         })
     }
 

@@ -9,10 +9,10 @@ use dtun_shared::nft::{self, NftError, TableWatch, Touch};
 use dtun_shared::repairs::Repairs;
 use dtun_shared::stop::Stop;
 use dtun_shared::timer::at;
-use ipnet::IpNet;
 use tokio::sync::{oneshot, watch};
 use tokio::time::interval;
 
+use super::Networks;
 use super::doors::{self, Doors};
 use super::plan::Plan;
 
@@ -64,7 +64,7 @@ impl Keeper {
 
     pub(super) async fn run(
         mut self,
-        mut peernets: watch::Receiver<Vec<IpNet>>,
+        mut networks: watch::Receiver<Networks>,
         mut end: oneshot::Receiver<Stop>,
     ) {
         let mut minute = interval(MINUTE);
@@ -79,8 +79,9 @@ impl Keeper {
                 _ = minute.tick() => if doors::is_deaf() {
                     self.look().await;
                 },
-                Ok(()) = peernets.changed() => {
-                    self.plan.peernets = peernets.borrow_and_update().clone();
+                Ok(()) = networks.changed() => {
+                    let Networks { peernets, except } = networks.borrow_and_update().clone();
+                    (self.plan.peernets, self.plan.except) = (peernets, except);
                     if let Err(error) = self.put_up().await {
                         tracing::warn!("-nat does not know of a new network: {error}");
                         self.repair = Some(Instant::now() + BLIND);

@@ -15,7 +15,7 @@ pub(super) struct Plan {
     /// Networks behind spokes.
     pub(super) peernets: Vec<IpNet>,
     /// Networks that see the spokes' own addresses.
-    except: Vec<IpNet>,
+    pub(super) except: Vec<IpNet>,
 }
 
 impl Plan {

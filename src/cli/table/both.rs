@@ -1,8 +1,9 @@
-use super::{Flag, Takes};
+use super::{Flag, Reload, Takes};
 
 pub(super) const FLAGS: &[Flag] = &[
     Flag {
         name: "key-file",
+        reload: Reload::Restart,
         value: "PATH",
         takes: Takes::File,
         brief: "a file with the key, and nothing else",
@@ -11,6 +12,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "config",
+        reload: Reload::Never,
         value: "FILE",
         takes: Takes::File,
         brief: "more flags, one a line: key-file /etc/dtun/key",
@@ -20,6 +22,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "key",
+        reload: Reload::Restart,
         value: "S",
         takes: Takes::Text,
         brief: "the key; other users see it in ps. Also $DTUN_KEY",
@@ -29,6 +32,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "up",
+        reload: Reload::Restart,
         value: "PROGRAM",
         takes: Takes::File,
         brief: "run when the tunnel is up (a hub: for each lease)",
@@ -38,6 +42,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "down",
+        reload: Reload::Restart,
         value: "PROGRAM",
         takes: Takes::File,
         brief: "run before it goes away",
@@ -46,6 +51,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "post-up",
+        reload: Reload::Restart,
         value: "LINE",
         takes: Takes::Text,
         brief: "a line for the shell; may be given again",
@@ -55,6 +61,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "post-down",
+        reload: Reload::Restart,
         value: "LINE",
         takes: Takes::Text,
         brief: "the line that undoes it",
@@ -63,6 +70,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "fwmark",
+        reload: Reload::Restart,
         value: "VALUE[/MASK]",
         takes: Takes::Text,
         brief: "borne by its own datagrams",
@@ -73,6 +81,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "keepalive",
+        reload: Reload::Taken,
         value: "TIME",
         takes: Takes::Text,
         brief: "an idle peer is asked for a sign of life",
@@ -82,6 +91,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "mtu",
+        reload: Reload::Restart,
         value: "N",
         takes: Takes::Text,
         brief: "1280 or more",
@@ -90,6 +100,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "suite",
+        reload: Reload::Restart,
         value: "gcm|ccm|ccm8",
         takes: Takes::Words(&["gcm", "ccm", "ccm8"]),
         brief: "this cipher and no other",
@@ -99,6 +110,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "offload",
+        reload: Reload::Restart,
         value: "on|off",
         takes: Takes::Words(&["on", "off"]),
         brief: "many packets in one piece",
@@ -108,6 +120,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "state",
+        reload: Reload::Restart,
         value: "DIR",
         takes: Takes::Directory,
         brief: "what outlives a restart",
@@ -118,6 +131,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "log-format",
+        reload: Reload::Restart,
         value: "text|json",
         takes: Takes::Words(&["text", "json"]),
         brief: "lines for people or for machines",
@@ -126,6 +140,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "v",
+        reload: Reload::Taken,
         value: "",
         takes: Takes::Nothing,
         brief: "more in the log; or $RUST_LOG",
@@ -134,6 +149,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "version",
+        reload: Reload::Never,
         value: "",
         takes: Takes::Nothing,
         brief: "print the version",
@@ -142,6 +158,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "h",
+        reload: Reload::Never,
         value: "",
         takes: Takes::Nothing,
         brief: "print this",

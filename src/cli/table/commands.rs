@@ -1,4 +1,4 @@
-use super::{Arguments, Command, Flag, Takes};
+use super::{Arguments, Command, Flag, Reload, Takes};
 
 pub(in crate::cli) const COMMANDS: &[Command] = &[
     Command {
@@ -15,6 +15,7 @@ pub(in crate::cli) const COMMANDS: &[Command] = &[
         usage: "[-for TIME]",
         arguments: Arguments::These(&[Flag {
             name: "for",
+            reload: Reload::Never,
             value: "TIME",
             takes: Takes::Text,
             brief: "close it again after this time",

@@ -1,8 +1,9 @@
-use super::{Flag, Takes};
+use super::{Flag, Reload, Takes};
 
 pub(super) const FLAGS: &[Flag] = &[
     Flag {
         name: "listen",
+        reload: Reload::Restart,
         value: "ADDR:PORT",
         takes: Takes::Text,
         brief: "where spokes come in",
@@ -12,6 +13,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "pool4",
+        reload: Reload::Restart,
         value: "NET",
         takes: Takes::Text,
         brief: "IPv4 addresses to lease",
@@ -21,6 +23,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "pool6",
+        reload: Reload::Restart,
         value: "NET|none",
         takes: Takes::Words(&["none"]),
         brief: "IPv6 addresses to lease",
@@ -29,6 +32,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "lease",
+        reload: Reload::Taken,
         value: "TIME",
         takes: Takes::Text,
         brief: "kept after a spoke has gone",
@@ -37,6 +41,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "allow-peernet",
+        reload: Reload::Taken,
         value: "NET,..",
         takes: Takes::Text,
         brief: "accept these behind spokes, beyond private ranges",
@@ -46,6 +51,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "no-spoke-to-spoke",
+        reload: Reload::Restart,
         value: "",
         takes: Takes::Nothing,
         brief: "spokes reach the hub but not each other",
@@ -54,6 +60,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "nat",
+        reload: Reload::Restart,
         value: "",
         takes: Takes::Nothing,
         brief: "let spokes out: forwarding, and this machine's address",
@@ -67,6 +74,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "nat-except",
+        reload: Reload::Taken,
         value: "NET,..",
         takes: Takes::Text,
         brief: "these know the way back and see the spokes' own",

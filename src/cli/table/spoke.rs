@@ -1,8 +1,9 @@
-use super::{Flag, Takes};
+use super::{Flag, Reload, Takes};
 
 pub(super) const FLAGS: &[Flag] = &[
     Flag {
         name: "connect",
+        reload: Reload::Restart,
         value: "HOST:PORT",
         takes: Takes::Text,
         brief: "the hub, resolved again at every dial",
@@ -13,6 +14,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "id",
+        reload: Reload::Restart,
         value: "NAME",
         takes: Takes::Text,
         brief: "the name the hub knows it by",
@@ -22,6 +24,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "peernet",
+        reload: Reload::Restart,
         value: "NET,..",
         takes: Takes::Text,
         brief: "networks behind this spoke",
@@ -31,6 +34,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "tun",
+        reload: Reload::Restart,
         value: "NAME",
         takes: Takes::Device,
         brief: "the device",
@@ -40,6 +44,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "fallback",
+        reload: Reload::Taken,
         value: "TIME|never",
         takes: Takes::Words(&["never"]),
         brief: "hub away for so long: own network back",
@@ -49,6 +54,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "once",
+        reload: Reload::Taken,
         value: "",
         takes: Takes::Nothing,
         brief: "exit 1 when the hub refuses or does not answer",
@@ -58,6 +64,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "route",
+        reload: Reload::Taken,
         value: "default[,NET,..]|NET,..",
         takes: Takes::Words(&["default"]),
         brief: "goes through the tunnel, without a script",
@@ -72,6 +79,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "route-from",
+        reload: Reload::Taken,
         value: "WHO,..",
         takes: Takes::Words(&["forwarded"]),
         brief: "of these alone: users, groups, devices, networks",
@@ -82,6 +90,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "bypass",
+        reload: Reload::Taken,
         value: "LIST",
         takes: Takes::File,
         brief: "stays out of it: networks, files of them, @private",
@@ -92,6 +101,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "dns",
+        reload: Reload::Taken,
         value: "ADDR,..",
         takes: Takes::Text,
         brief: "asked for names, by the tunnel",
@@ -102,6 +112,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "bind",
+        reload: Reload::Restart,
         value: "ADDR|DEV",
         takes: Takes::Device,
         brief: "the uplink that it takes",
@@ -111,6 +122,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "strict",
+        reload: Reload::Restart,
         value: "",
         takes: Takes::Nothing,
         brief: "nothing else leaves, from the start on: a kill switch",
@@ -121,6 +133,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "table",
+        reload: Reload::Restart,
         value: "N",
         takes: Takes::Text,
         brief: "its routing table, and two more",
@@ -130,6 +143,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "rule-pref",
+        reload: Reload::Restart,
         value: "N",
         takes: Takes::Text,
         brief: "its rules, sixteen at most",
