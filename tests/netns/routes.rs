@@ -333,6 +333,21 @@ fn ipv6_without_a_way_at_the_hub_is_refused_at_once_and_works_inside() {
 }
 
 #[test]
+fn without_ipv6_on_the_machine_nothing_is_warned_of() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    for conf in ["all", "default"] {
+        laptop.sysctl(&format!("ipv6/conf/{conf}/disable_ipv6"), "1");
+    }
+
+    let mut spoke = full(&picture, &laptop, &["-bypass", "@private"]);
+    spoke.line("tunnel up");
+
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
+    assert_eq!(spoke.count("refused"), 0, "{}", spoke.text());
+}
+
+#[test]
 fn what_is_named_beside_everything_goes_in_though_the_hub_has_no_way_out_for_it() {
     let picture = Picture::with(&["-allow-peernet", "2001:db8:5::/48"]);
     picture.hub.host.ip("-6 route del default");

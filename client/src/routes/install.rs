@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::io;
 
-use dtun_shared::link::{Entry, Family, Netlink, Rule, Then};
+use dtun_shared::link::{self, Entry, Family, Netlink, Rule, Then};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::bypass::Bypass;
@@ -381,7 +382,11 @@ impl Routes {
         for (table, wanted) in [(block.names(), names), (table, lists)] {
             let refused = self.netlink.fill(table, wanted.into_iter()).await;
             if let Some((count, why)) = refused.map_err(kernel("fill a table"))? {
-                tracing::warn!(table, count, %why, "routes were refused");
+                if why.kind() == io::ErrorKind::PermissionDenied && self.is_without6(device).await {
+                    tracing::debug!(table, count, "IPv6 is switched off on this machine");
+                } else {
+                    tracing::warn!(table, count, %why, "routes were refused");
+                }
                 entries = entries.saturating_sub(count);
             }
         }
@@ -391,6 +396,17 @@ impl Routes {
             entries,
             into: self.routes_into(&tables, device).await?,
         })
+    }
+
+    /// Whether IPv6 is switched off on this machine, so that none can leave it
+    /// beside a tunnel which takes none either.
+    async fn is_without6(&self, device: u32) -> bool {
+        let is_six = |(index, net): &(u32, IpNet)| {
+            *index != device && net.addr().is_ipv6() && !net.addr().is_loopback()
+        };
+        let addresses = self.netlink.all_addresses().await;
+
+        !link::takes_ip6() && addresses.is_ok_and(|all| !all.iter().any(is_six))
     }
 
     /// The routes of some tables that lead into a device.
