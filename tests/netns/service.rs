@@ -84,6 +84,7 @@ fn hub_and_spoke_run_as_units_and_their_hooks_may_do_what_hooks_do() {
     assert_eq!(spoke.property("dtun@home", "Result"), "success");
     assert_eq!(picture(&spoke), before);
     hub.systemctl("stop dtun-hub");
+    assert_eq!(hub.property("dtun-hub", "Result"), "success");
     assert_eq!(hub.read("down-done"), "dtun0\n");
     assert!(!hub.host.ip("link").contains(": dtun"));
 }

@@ -3,9 +3,7 @@
 //! Each counts the turns it begins and ends, in a cache line of its own: one
 //! that is at the same turn at two looks, seconds apart, hangs.
 
-use std::sync::atomic::Ordering;
-
-use portable_atomic::AtomicU64;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The pulses of all workers, by their numbers.
 #[derive(Debug)]
@@ -15,9 +13,9 @@ pub(super) struct Pulses(Vec<Pulse>);
 #[repr(align(64))]
 struct Pulse {
     /// Turns begun and ended: odd while one is being done.
-    turns: AtomicU64,
+    turns: AtomicUsize,
     /// What it was at the last look.
-    seen: AtomicU64,
+    seen: AtomicUsize,
 }
 
 impl Pulses {
@@ -45,7 +43,7 @@ impl Pulse {
     /// Its worker alone writes.
     fn step(&self) {
         let turns = self.turns.load(Ordering::Relaxed);
-        self.turns.store(turns + 1, Ordering::Relaxed);
+        self.turns.store(turns.wrapping_add(1), Ordering::Relaxed);
     }
 
     /// Whether it hangs.
