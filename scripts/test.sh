@@ -44,7 +44,7 @@ perl perl-base
 python3 python3
 dnsmasq dnsmasq-base
 firewalld firewalld
-dbus-daemon dbus-daemon
+dbus-daemon dbus
 busctl systemd
 dash dash
 /bin/busybox busybox
@@ -66,7 +66,10 @@ WANTED
 
     # Where it is installed it is started, and filters this machine.
     case " $packages" in
-        *" firewalld "*) ln -sf /dev/null /etc/systemd/system/firewalld.service ;;
+        *" firewalld "*)
+            mkdir -p /etc/systemd/system
+            ln -sf /dev/null /etc/systemd/system/firewalld.service
+            ;;
     esac
 
     echo "installing $packages"
