@@ -129,8 +129,9 @@ impl Keeper {
     fn look_soon(&mut self, touch: &io::Result<Touch>) {
         let soon = Instant::now() + if touch.is_ok() { REST } else { BLIND };
         let others = [self.entries.not_before(), self.calm];
-        self.look
-            .get_or_insert(others.into_iter().flatten().fold(soon, Instant::max));
+        let at = others.into_iter().flatten().fold(soon, Instant::max);
+        // What failed before may work now.
+        self.look = Some(self.look.map_or(at, |look| look.min(at)));
     }
 
     /// Lets pass in others' chains what they drop.
@@ -158,10 +159,11 @@ impl Keeper {
             self.failures = 0;
             return;
         };
-        if !std::mem::replace(&mut self.told, true) {
+        // A firewall that is just being started answers a little later.
+        if self.failures >= PATIENT && !std::mem::replace(&mut self.told, true) {
             tracing::warn!("other rules may drop what spokes send: {error}");
         }
-        let wait = (AGAIN * (1 << self.failures.min(6))).min(MINUTE);
+        let wait = (AGAIN * (1 << self.failures.min(8))).min(MINUTE);
         self.failures = self.failures.saturating_add(1);
         self.look = Some(now + wait);
     }
@@ -211,7 +213,10 @@ const LEISURE: u32 = 5;
 const IN_VAIN: u32 = 3;
 
 /// Before what failed is tried again; that doubles.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// Failures that pass, some four seconds of them.
+const PATIENT: u32 = 4;
 
 /// How long to wait where nothing is told, or nothing works.
 const BLIND: Duration = Duration::from_secs(2);
