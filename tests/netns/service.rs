@@ -69,6 +69,13 @@ fn hub_and_spoke_run_as_units_and_their_hooks_may_do_what_hooks_do() {
     spoke.systemctl("restart dtun@home");
     spoke.becomes("dtun@home", "StatusText", up);
     assert_eq!(device(), index, "the device is another");
+    let process = spoke.property("dtun@home", "MainPID");
+    spoke.run("sed -i s/192.0.2.53/192.0.2.54/ /etc/dtun/home.conf");
+    spoke.systemctl("reload dtun@home");
+    until_true("the other resolver", PATIENCE, || {
+        spoke.run("cat /etc/resolv.conf").contains("192.0.2.54")
+    });
+    assert_eq!(spoke.property("dtun@home", "MainPID"), process);
     hub.systemctl("restart dtun-hub");
     until_true("the tunnel after the hub's restart", PATIENCE, || {
         spoke
