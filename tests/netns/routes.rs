@@ -17,6 +17,7 @@ use crate::namespace::Netns;
 use crate::network::{Host, lan};
 use crate::picture::{HUB_AT_WWW4, HUB_AT_WWW6, ON_THE_RADIO, PATIENCE, Picture, WWW4, WWW6, seen};
 use crate::resolver::Resolver;
+use crate::scratch::Scratch;
 use crate::traffic::{Flow, reaches};
 use crate::tunnel::HUB6;
 use crate::wait::until_true;
@@ -179,6 +180,48 @@ fn rules_that_others_flush_come_back_within_a_second_and_without_a_quarrel() {
         });
     }
     assert_eq!(spoke.count("again and again"), 1);
+    assert_eq!(spoke.count("tunnel down"), 0, "{}", spoke.text());
+}
+
+#[test]
+fn systemd_networkd_leaves_rules_and_routes_alone() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let flags = ["-route", "default", "-bypass", "@private"];
+    let mut spoke = picture.spoke(&laptop, &flags);
+    spoke.line("tunnel up");
+    let before = both(&laptop, "rule") + &both(&laptop, "route show table 11764");
+
+    // It takes every device in hand, and removes what it does not know of.
+    let files = Scratch::new();
+    let uplink = format!(
+        "[Match]\nName=uplink\n[Address]\nAddress={}/24\nBroadcast=no\n\
+         [Network]\nGateway={}\n[RoutingPolicyRule]\nFrom=10.99.0.0/16\nTable=77\nPriority=500\n",
+        laptop.ip4(),
+        laptop.gateway4(),
+    );
+    fs::write(files.path("10-uplink.network"), uplink).unwrap();
+    let others = "[Match]\nName=*\n[Network]\nDHCP=no\n";
+    fs::write(files.path("90-others.network"), others).unwrap();
+    // Without udev it believes in devices where /sys cannot be written.
+    let start = "mount --bind \"$0\" /etc/systemd/network && mkdir -p /run/systemd && \
+                 mount -t tmpfs none /run/systemd && mkdir -p /run/systemd/netif/links && \
+                 chown -R systemd-network /run/systemd/netif && \
+                 umount -l /sys && mount -t sysfs -o ro sysfs /sys && exec \"$@\"";
+    let mut command = laptop.command("sh");
+    command
+        .args(["-c", start, &files.path(".")])
+        .arg("/usr/lib/systemd/systemd-networkd")
+        .env("SYSTEMD_LOG_LEVEL", "debug");
+    let mut networkd = Daemon::spawn(command);
+    networkd.line("uplink: State changed: configuring -> configured");
+    networkd.line_anywhere(&["dtun0: State changed: configuring -> configured"]);
+
+    let theirs = "500:\tfrom 10.99.0.0/16 lookup 77 proto static\n";
+    let after = both(&laptop, "rule") + &both(&laptop, "route show table 11764");
+    assert!(after.contains(theirs), "{after}");
+    assert_eq!(after.replace(theirs, ""), before);
+    assert_eq!(seen(&laptop, &picture.www, WWW4), HUB_AT_WWW4);
     assert_eq!(spoke.count("tunnel down"), 0, "{}", spoke.text());
 }
 
