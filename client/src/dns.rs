@@ -29,7 +29,7 @@ use dtun_shared::files::Files;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 
-use change::{Checked, ResolversError, Wish, check, inherited, set, undo_own};
+use change::{Checked, ResolversError, Wish, check, set, undo_own};
 use dtun_shared::repairs::Repairs;
 use file::place;
 use guard::Guard;
@@ -96,7 +96,7 @@ impl Resolvers {
         }
         self.restore().await;
 
-        let before = match inherited(&self.places, &wish) {
+        let before = match self.places.inherited(device, index) {
             Some((_, record)) => self.before_all(&record, servers),
             None => self.before(),
         };

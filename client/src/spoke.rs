@@ -6,6 +6,7 @@
 
 mod away;
 mod carry;
+mod hooked;
 mod leaving;
 mod reload;
 mod routing;
@@ -41,7 +42,8 @@ use crate::steering::Steering;
 use crate::tunnel::Tunnel;
 use crate::uplink::{Network, Way, way_to};
 use away::{Meanwhile, Outcome};
-use routing::{Hooked, rounded};
+use hooked::Hooked;
+use routing::rounded;
 
 /// Keeps a tunnel to the hub until `stop` is done; `notify` hears of it. Of what
 /// `reloads` brings that is taken over which a spoke can change while it runs.

@@ -23,9 +23,9 @@ use dtun_shared::meta::Addresses;
 use crate::config::SpokeConfig;
 use crate::dns::Resolvers;
 use crate::firewall::{Ending, Firewall, Settings};
-use crate::heritage;
-use crate::routes::{BypassSource, NotRouted, Place, Plan, RouteWhat, Routes, Unmarked};
+use crate::routes::{BypassSource, NotRouted, Place, RouteWhat, Routes};
 use dtun_shared::repairs::Repairs;
+use reload::plan;
 use told::tell_no_firewall;
 
 /// Rules, firewall and resolvers of the tunnel.
@@ -153,17 +153,6 @@ impl Steering {
         }
 
         Ok(())
-    }
-
-    /// Removes what a run that was killed has left, before the first dial.
-    pub(crate) async fn clean_up(&mut self) {
-        let awaited = heritage::awaited().await;
-        if let Some(routes) = &self.routes
-            && let Err(error) = routes.clean_up(&awaited).await
-        {
-            tracing::warn!("{error}");
-        }
-        self.resolvers.clean_up(&awaited).await;
     }
 
     /// Puts everything up for a session, or anew; names last after a failure.
@@ -396,17 +385,6 @@ impl Steering {
         self.look.anew = true;
         self.due = Some(Instant::now() + AGAIN);
     }
-}
-
-/// What is to be routed; none where scripts do that.
-fn plan(config: &SpokeConfig, mark: Option<Mark>) -> Option<Plan> {
-    Some(Plan {
-        what: config.route.clone()?,
-        mark: mark?,
-        dns: config.dns.clone(),
-        from: config.route_from.clone(),
-        unmarked: Unmarked::default(),
-    })
 }
 
 /// A burst of changes is looked at once.

@@ -361,7 +361,8 @@ fn records(folder: &str) -> usize {
         .count()
 }
 
-/// Rules, routes, addresses, links and filters of a machine.
+/// Rules, routes, addresses and filters of a machine, but for what the kernel
+/// says a moment later.
 fn state(netns: &Netns) -> String {
     let mut text: String = [
         "-4 rule",
@@ -374,7 +375,7 @@ fn state(netns: &Netns) -> String {
     .concat();
     text += &netns.run("nft list ruleset");
 
-    text
+    text.replace(" linkdown", "")
 }
 
 /// What a question was answered that was asked all the time.

@@ -61,7 +61,7 @@ pub(super) fn set(
         return Ok(None);
     }
 
-    let inherited = inherited(places, wish);
+    let inherited = places.inherited(&wish.device, wish.index);
     let mut record = Record {
         owner: Owner::own(),
         device: wish.device.clone(),
@@ -94,21 +94,6 @@ pub(super) fn set(
             undone.and(Err(error))
         }
     }
-}
-
-/// What a process that is no more has set for the same device, with its record.
-pub(super) fn inherited(places: &Places, wish: &Wish) -> Option<(PathBuf, Record)> {
-    let is_left = |record: &Record| {
-        record.device == wish.device
-            && record.index == wish.index
-            && !record.owner.is_alive()
-            && !record.owner.is_foreign()
-    };
-
-    record::all(&places.records).into_iter().find_map(|path| {
-        let record = Record::load(&path).ok()?;
-        is_left(&record).then_some((path, record))
-    })
 }
 
 /// Looks whether what was set for this device still stands, and sets it again

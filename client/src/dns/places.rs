@@ -83,6 +83,22 @@ impl Places {
             .find(|path| path.exists())
     }
 
+    /// What a process that is no more has set for the same device, with its
+    /// record.
+    pub(super) fn inherited(&self, device: &str, index: u32) -> Option<(PathBuf, Record)> {
+        let is_left = |record: &Record| {
+            record.device == device
+                && record.index == index
+                && !record.owner.is_alive()
+                && !record.owner.is_foreign()
+        };
+
+        record::all(&self.records).into_iter().find_map(|path| {
+            let record = Record::load(&path).ok()?;
+            is_left(&record).then_some((path, record))
+        })
+    }
+
     /// The file of this name in the first folder that has programs.
     pub(super) fn program(&self, name: &str) -> Option<PathBuf> {
         self.programs

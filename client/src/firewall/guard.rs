@@ -1,5 +1,6 @@
 //! The task that keeps the filter as it is to be.
 
+mod change;
 mod locked;
 
 use std::collections::BTreeSet;
@@ -89,7 +90,7 @@ impl Guard {
             settings,
             netlink,
             changes,
-            end: lease.filter(|lease| is_plain(&lease.device)).map(end_of),
+            end: lease.filter(|lease| is_plain(&lease.device)).map(End::from),
             inside: BTreeSet::new(),
             repairs: Repairs::of("rules of the firewall").every(QUARREL),
             locked: Arc::default(),
@@ -197,7 +198,7 @@ impl Guard {
             let why = format!("no name that nft takes: {}", lease.device);
             return Err(NftError::Refused(why));
         }
-        let end = Some(end_of(&lease));
+        let end = Some(End::from(&lease));
         let is_open = self.settings.lock.as_ref();
         let is_same = self.end == end && is_open.is_none_or(|open| *open == bypass);
         if is_same && self.hold.has_table() && !self.behind {
@@ -213,23 +214,6 @@ impl Guard {
         }
 
         result
-    }
-
-    async fn change(&mut self, settings: Settings) {
-        if settings == self.settings {
-            return;
-        }
-        self.settings = settings;
-        // Until now nobody may have asked for them.
-        if self.wants_inside()
-            && let Ok(inside) = inside_now(&self.netlink).await
-        {
-            self.inside = inside;
-        }
-        if let Err(error) = self.put_up().await {
-            tracing::warn!("the firewall stays as it was: {error}");
-            self.retry(&error);
-        }
     }
 
     async fn withdraw(&mut self) {
@@ -384,14 +368,6 @@ impl Guard {
             lock: plan.lock.filter(|_| self.hold.is_lock()),
             ..plan
         }
-    }
-}
-
-fn end_of(lease: &Lease) -> End {
-    End {
-        ip4: lease.addresses.local4.addr(),
-        ip6: lease.addresses.ip6.map(|(local, _)| local.addr()),
-        device: lease.device.clone(),
     }
 }
 

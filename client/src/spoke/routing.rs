@@ -7,86 +7,16 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context as _;
 use dtun_shared::association::Association;
 use dtun_shared::link::Hop;
-use dtun_shared::meta::Addresses;
 use dtun_shared::tun::DeviceError;
 use ipnet::IpNet;
 
-use super::{Former, Spoke};
-use crate::heritage::LeftHooked;
+use super::{Former, Hooked, Spoke};
 use crate::hooks::{EVENT, Event, Job};
 use crate::report::Report;
 use crate::session::{Pulse, Session};
 use crate::steering::Lease;
 use crate::tunnel::{Plan, Tunnel, TunnelError};
 use crate::uplink::{Way, surroundings, uplink_to};
-
-/// What the hooks know of the tunnel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Hooked {
-    addresses: Addresses,
-    hub: SocketAddr,
-    /// The link and the gateway towards the hub.
-    uplink: Option<(u32, Option<IpAddr>)>,
-    /// For the last hook, when there is no session to ask.
-    env: Vec<(&'static str, String)>,
-    stale: bool,
-}
-
-impl Hooked {
-    /// The script's routes are gone: it must run again.
-    pub(super) fn forget(&mut self) {
-        self.stale = true;
-    }
-
-    /// The link and the gateway that the hub was reached by.
-    pub(super) fn uplink(&self) -> Option<(u32, Option<IpAddr>)> {
-        self.uplink
-    }
-
-    /// For the next start.
-    pub(super) fn left(&self) -> LeftHooked {
-        let env = self.env.iter();
-
-        LeftHooked {
-            addresses: self.addresses,
-            hub: self.hub,
-            uplink: self.uplink.filter(|_| !self.stale),
-            env: env
-                .map(|(name, value)| ((*name).to_owned(), value.clone()))
-                .collect(),
-        }
-    }
-
-    /// What the hook was told last.
-    pub(super) fn env(&self) -> Vec<(&'static str, String)> {
-        self.env.clone()
-    }
-
-    /// What the last run told the hooks.
-    pub(super) fn from_left(left: LeftHooked) -> Self {
-        let known = |(name, value): (String, String)| {
-            let name = VARIABLES.into_iter().find(|known| *known == name)?;
-            Some((name, value))
-        };
-
-        Self {
-            addresses: left.addresses,
-            hub: left.hub,
-            stale: left.uplink.is_none(),
-            uplink: left.uplink,
-            env: left.env.into_iter().filter_map(known).collect(),
-        }
-    }
-
-    fn holds_for(&self, other: &Self) -> bool {
-        !self.stale
-            && self.addresses == other.addresses
-            && self.hub == other.hub
-            && self
-                .uplink
-                .is_none_or(|uplink| other.uplink == Some(uplink))
-    }
-}
 
 impl Spoke {
     /// Puts a new session's addresses on the device and runs the hook where
@@ -451,22 +381,3 @@ fn with_event(env: &[(&'static str, String)], event: Event) -> Vec<(&'static str
 
     env
 }
-
-/// What a hook's environment has beside the event.
-const VARIABLES: [&str; 15] = [
-    "TUN",
-    "PEER_IP4",
-    "LOCAL_IP4",
-    "PEER_IP6",
-    "LOCAL_IP6",
-    "PEER_IP",
-    "LOCAL_IP",
-    "SERVER_IP",
-    "SERVER_PORT",
-    "HINT",
-    "MTU",
-    "OUT6",
-    "FWMARK",
-    "DTUN",
-    "DTUN_BYPASS",
-];

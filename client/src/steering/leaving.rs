@@ -2,7 +2,7 @@
 
 use super::{Lease, Steering, sysctl};
 use crate::firewall::Ending;
-use crate::heritage::LeftSteering;
+use crate::heritage::{self, LeftSteering};
 use crate::routes::discard_routes;
 
 impl Steering {
@@ -41,5 +41,16 @@ impl Steering {
             }
         }
         self.stand(lease).await;
+    }
+
+    /// Removes what a run that was killed has left, before the first dial.
+    pub(crate) async fn clean_up(&mut self) {
+        let awaited = heritage::awaited().await;
+        if let Some(routes) = &self.routes
+            && let Err(error) = routes.clean_up(&awaited).await
+        {
+            tracing::warn!("{error}");
+        }
+        self.resolvers.clean_up(&awaited).await;
     }
 }

@@ -1,9 +1,11 @@
 //! Other routes, lists and resolvers while the tunnel stands.
 
-use super::{Steering, plan};
+use dtun_shared::mark::Mark;
+
+use super::Steering;
 use crate::config::SpokeConfig;
 use crate::firewall::Settings;
-use crate::routes::Bypass;
+use crate::routes::{Bypass, Plan, Unmarked};
 
 impl Steering {
     /// Takes over what is routed, from whom, what stays out, and the resolvers.
@@ -43,4 +45,15 @@ impl Steering {
             self.stand(lease).await;
         }
     }
+}
+
+/// What is to be routed; none where scripts do that.
+pub(super) fn plan(config: &SpokeConfig, mark: Option<Mark>) -> Option<Plan> {
+    Some(Plan {
+        what: config.route.clone()?,
+        mark: mark?,
+        dns: config.dns.clone(),
+        from: config.route_from.clone(),
+        unmarked: Unmarked::default(),
+    })
 }
