@@ -11,7 +11,9 @@
 # else by iptables. Where iptables drops what is forwarded, or the hub's port
 # (DTUN_PORT, 443), an accept goes in there: into DOCKER-USER or ufw's chain for
 # users, else on top. All of it bears the comment "dtun-nat"; "down" takes this
-# away and nothing else. After a reload of the firewall run "up" again.
+# away and nothing else. After a reload of the firewall run "up" again. firewalld,
+# and chains that you wrote for nft yourself, have to be told by you: -nat of the
+# hub does that too.
 # shellcheck disable=SC2086 # the comment and a rule are several words
 set -eu
 LC_ALL=C PATH=$PATH:/usr/sbin:/sbin

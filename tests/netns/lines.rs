@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 
 use crate::firewalls::firewall;
 use crate::namespace::Netns;
-use crate::nat::clean;
+use crate::nat::{clean, clean_within_a_restart};
 use crate::network::{Network, forward};
 use crate::picture::{HUB_AT_WWW4, Picture, WWW4, seen};
 use crate::tunnel::{Hub, SOON, Spoke};
@@ -61,8 +61,7 @@ fn what_stands_after_a_kill_or_a_restart_of_the_hub_is_not_made_twice_and_clean_
     assert_eq!(rules(&hub.host), ["-i dtun0", "-i dtun1"]);
     hub.signal(Signal::SIGUSR1);
     hub.wait();
-    let service = hub.host.command(env!("CARGO_BIN_EXE_dtun"));
-    clean_within_a_restart(service);
+    clean_within_a_restart(&hub.host);
     assert_eq!(rules(&hub.host), ["-i dtun0", "-i dtun1"]);
     hub.restart();
     assert_eq!(rules(&hub.host), ["-i dtun0", "-i dtun1"]);
@@ -159,13 +158,6 @@ fn clean_undoes_the_rest_where_a_device_does_not_go() {
     assert_eq!(rules(&spoke.host), [""; 0]);
     spoke.host.ip("link set lo group 0");
     clean(&spoke.host);
-}
-
-/// `dtun clean` as a unit's `ExecStopPost`.
-fn clean_within_a_restart(mut command: std::process::Command) {
-    let output = command.arg("clean").env("SERVICE_RESULT", "success");
-    let output = output.output().unwrap();
-    assert!(output.status.success(), "{output:?}");
 }
 
 /// The accepts in FORWARD by their device.

@@ -122,6 +122,8 @@ fn connections_outlive_a_kill_and_a_restart_of_the_hub() {
     picture.hub.restart();
     flow.moves_within(PATIENCE);
     picture.hub.signal(Signal::SIGUSR1);
+    picture.hub.wait();
+    clean_within_a_restart(&picture.hub.host);
     picture.hub.restart();
     flow.moves_within(PATIENCE);
     flow.finish();
@@ -205,7 +207,17 @@ fn read(netns: &Netns, path: &str) -> String {
 
 /// Runs `dtun clean`, which must succeed.
 pub(crate) fn clean(netns: &Netns) {
-    let mut command: Command = netns.command(env!("CARGO_BIN_EXE_dtun"));
+    run_clean(netns.command(env!("CARGO_BIN_EXE_dtun")));
+}
+
+/// The same as a unit's `ExecStopPost`.
+pub(crate) fn clean_within_a_restart(netns: &Netns) {
+    let mut command = netns.command(env!("CARGO_BIN_EXE_dtun"));
+    command.env("SERVICE_RESULT", "success");
+    run_clean(command);
+}
+
+fn run_clean(mut command: Command) {
     let output = command.args(["clean"]).output().unwrap();
     assert!(
         output.status.success(),

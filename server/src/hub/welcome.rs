@@ -176,7 +176,8 @@ struct Rules {
 impl Rules {
     async fn read() -> Self {
         Self {
-            nft: output("nft", &["list", "ruleset"]).await,
+            // What is in sets may be a hundred thousand networks.
+            nft: output("nft", &["-t", "list", "ruleset"]).await,
             iptables: output("iptables-save", &["-t", "nat"]).await,
             ip6tables: output("ip6tables-save", &["-t", "nat"]).await,
         }
