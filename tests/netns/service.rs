@@ -76,7 +76,10 @@ fn hub_and_spoke_run_as_units_and_their_hooks_may_do_what_hooks_do() {
         spoke.run("cat /etc/resolv.conf").contains("192.0.2.54")
     });
     assert_eq!(spoke.property("dtun@home", "MainPID"), process);
+    let tables = || hub.run("nft list tables");
+    assert!(tables().contains("dtun-hub-443"), "-nat has no table");
     hub.systemctl("restart dtun-hub");
+    assert!(tables().contains("dtun-hub-443"), "a restart undid -nat");
     until_true("the tunnel after the hub's restart", PATIENCE, || {
         spoke
             .host
@@ -92,6 +95,7 @@ fn hub_and_spoke_run_as_units_and_their_hooks_may_do_what_hooks_do() {
     assert_eq!(picture(&spoke), before);
     hub.systemctl("stop dtun-hub");
     assert_eq!(hub.property("dtun-hub", "Result"), "success");
+    assert!(!tables().contains("dtun"));
     assert_eq!(hub.read("down-done"), "dtun0\n");
     assert!(!hub.host.ip("link").contains(": dtun"));
 }
@@ -299,7 +303,7 @@ fn hook(event: &str) -> String {
     format!("set -ex\n{work}\necho $TUN >/run/test/{event}-done\n")
 }
 
-const HUB_WITH_HOOKS: &str = "key-file /etc/dtun/key\nup /run/test/up\ndown /run/test/down\n";
+const HUB_WITH_HOOKS: &str = "key-file /etc/dtun/key\nnat\nup /run/test/up\ndown /run/test/down\n";
 
 const SPOKE_WITH_HOOKS: &str = "key-file /etc/dtun/key\nconnect 198.18.1.2:443\n\
     route default\ndns 192.0.2.53\nup /run/test/up\ndown /run/test/down\n";
