@@ -14,8 +14,9 @@ use crate::reload::Reload;
 pub(crate) struct Requests<S, C> {
     /// Resolves at the first request to stop.
     pub(crate) stop: S,
-    /// Configurations to take over.
-    pub(crate) reloads: mpsc::UnboundedReceiver<C>,
+    /// Configurations to take over; none where nothing is to be, which the service
+    /// manager is to hear all the same.
+    pub(crate) reloads: mpsc::UnboundedReceiver<Option<C>>,
 }
 
 /// Listens to SIGINT, SIGTERM, SIGHUP and SIGUSR1, the last of which announces
@@ -47,9 +48,7 @@ pub(crate) fn requests<C: Send + 'static>(
                 () = received(&mut hangup) => match &mut reload {
                     None => Stop::ForGood,
                     Some(reload) => {
-                        if let Some(config) = reload.read().and_then(of) {
-                            configs.send(config).unwrap_or_default();
-                        }
+                        configs.send(reload.read().and_then(of)).unwrap_or_default();
                         continue;
                     }
                 },

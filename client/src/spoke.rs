@@ -55,7 +55,7 @@ use routing::rounded;
 pub async fn run(
     config: SpokeConfig,
     stop: impl Future<Output = Stop>,
-    reloads: mpsc::UnboundedReceiver<Box<SpokeConfig>>,
+    reloads: mpsc::UnboundedReceiver<Option<Box<SpokeConfig>>>,
     notify: Notify,
 ) -> anyhow::Result<()> {
     let netlink = Netlink::new().context("failed to open netlink")?;
@@ -103,7 +103,7 @@ struct Spoke {
     known: Vec<SocketAddr>,
     backoff: Backoff,
     teller: Teller,
-    reloads: mpsc::UnboundedReceiver<Box<SpokeConfig>>,
+    reloads: mpsc::UnboundedReceiver<Option<Box<SpokeConfig>>>,
     notify: Notify,
     /// Since when the hub is away.
     away: Instant,
@@ -148,7 +148,7 @@ impl Spoke {
     fn new(
         config: SpokeConfig,
         netlink: Netlink,
-        reloads: mpsc::UnboundedReceiver<Box<SpokeConfig>>,
+        reloads: mpsc::UnboundedReceiver<Option<Box<SpokeConfig>>>,
         notify: Notify,
     ) -> anyhow::Result<Self> {
         let hint = config

@@ -59,7 +59,7 @@ use wire::Event;
 pub async fn run(
     config: HubConfig,
     stop: impl Future<Output = Stop>,
-    reloads: mpsc::UnboundedReceiver<Box<HubConfig>>,
+    reloads: mpsc::UnboundedReceiver<Option<Box<HubConfig>>>,
     mut notify: Notify,
 ) -> anyhow::Result<()> {
     let mut hub = notify.extending(start::start(config)).await?;
@@ -124,7 +124,7 @@ impl Hub {
     async fn serve(
         &mut self,
         stop: impl Future<Output = Stop>,
-        mut reloads: mpsc::UnboundedReceiver<Box<HubConfig>>,
+        mut reloads: mpsc::UnboundedReceiver<Option<Box<HubConfig>>>,
         notify: &mut Notify,
     ) -> anyhow::Result<Stop> {
         tokio::pin!(stop);
@@ -139,7 +139,9 @@ impl Hub {
                 stop = &mut stop => return Ok(stop),
                 Some(config) = reloads.recv() => {
                     notify.reloading();
-                    self.reload(*config).await;
+                    if let Some(config) = config {
+                        self.reload(*config).await;
+                    }
                     notify.ready();
                 }
                 event = self.events.recv() => match event {

@@ -215,6 +215,11 @@ fn the_service_manager_hears_when_a_reload_begins_and_ends() {
 
     spoke.line("told RELOADING=1 MONOTONIC_USEC=");
     spoke.line("told READY=1");
+    file.write(&["rout default"]);
+    spoke.signal(Signal::SIGHUP);
+    spoke.line("the configuration stays as it is");
+    spoke.line("told RELOADING=1 MONOTONIC_USEC=");
+    spoke.line("told READY=1");
     assert!(spoke.terminate().success());
 }
 

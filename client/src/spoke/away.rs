@@ -146,7 +146,7 @@ impl Spoke {
             Clock,
             Timer,
             Steering,
-            Reload(Box<SpokeConfig>),
+            Reload(Option<Box<SpokeConfig>>),
         }
 
         let mut goal = pin!(goal);
@@ -165,7 +165,7 @@ impl Spoke {
                 Wake::Done(done) => return Meanwhile::Done(done),
                 Wake::Change(change) => self.note(change).await,
                 Wake::Steering => {} // Its time has come nearer.
-                Wake::Reload(config) => self.reload(*config).await,
+                Wake::Reload(config) => self.reload(config).await,
                 Wake::Clock | Wake::Timer => {
                     if self.duties().await {
                         return Meanwhile::Changed;

@@ -25,7 +25,7 @@ enum Wake {
     Clock,
     Timer,
     Steering,
-    Reload(Box<SpokeConfig>),
+    Reload(Option<Box<SpokeConfig>>),
 }
 
 /// What the loop keeps beside the session.
@@ -79,7 +79,7 @@ impl Spoke {
                 Wake::Clock | Wake::Timer => self.timers(&mut watch).await,
                 Wake::Steering => None, // Its time has come nearer.
                 Wake::Reload(config) => {
-                    self.reload(*config).await;
+                    self.reload(config).await;
                     None
                 }
             };

@@ -5,9 +5,17 @@ use super::Spoke;
 use crate::config::SpokeConfig;
 
 impl Spoke {
-    /// Takes over what can be without a break.
-    pub(super) async fn reload(&mut self, new: SpokeConfig) {
+    /// Takes over what can be without a break; none where nothing is to be. The
+    /// service manager waits for the end of it in either case.
+    pub(super) async fn reload(&mut self, new: Option<Box<SpokeConfig>>) {
         self.notify.reloading();
+        if let Some(new) = new {
+            self.take_over(*new).await;
+        }
+        self.notify.ready();
+    }
+
+    async fn take_over(&mut self, new: SpokeConfig) {
         let config = &mut self.config;
         config.once = new.once;
         config.keepalive = new.keepalive;
@@ -26,6 +34,5 @@ impl Spoke {
             pulse.set_keepalive(self.config.keepalive);
         }
         self.steering.reload(&self.config).await;
-        self.notify.ready();
     }
 }
