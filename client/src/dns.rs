@@ -11,6 +11,7 @@ mod change;
 mod conf;
 mod file;
 mod guard;
+mod mount;
 mod places;
 mod programs;
 mod record;
@@ -31,7 +32,6 @@ use tokio::time::sleep;
 
 use change::{Checked, ResolversError, Wish, check, set, undo_own};
 use dtun_shared::repairs::Repairs;
-use file::place;
 use guard::Guard;
 pub use guard::guard;
 use places::Places;
@@ -179,13 +179,23 @@ impl Resolvers {
     /// Whom the machine asked before a process that has left its servers.
     fn before_all(&self, left: &Record, servers: &[IpAddr]) -> Vec<SocketAddr> {
         if let Some(replaced) = &left.replaced {
-            let asked = replaced.asked_before(&place(&self.places.resolv_conf));
+            let asked = replaced.asked_before(&self.place());
             return self.places.behind(&asked);
         }
         let mut asked = self.places.behind(&self.places.asked());
         asked.retain(|server| !servers.contains(&server.ip()));
 
         asked
+    }
+
+    /// Where a link that was there before leads from.
+    fn place(&self) -> PathBuf {
+        let place = self.places.place();
+
+        place.map_or_else(
+            |_| self.places.resolv_conf.clone(),
+            |place| place.to_owned(),
+        )
     }
 
     fn look(&self) -> Vec<SocketAddr> {
@@ -195,7 +205,7 @@ impl Resolvers {
         let record = self.places.own_record(&standing.wish.device);
         let replaced = record.and_then(|path| Record::load(&path).ok()?.replaced);
         let asked = match replaced {
-            Some(replaced) => replaced.asked_before(&place(&self.places.resolv_conf)),
+            Some(replaced) => replaced.asked_before(&self.place()),
             None => self.places.asked(),
         };
 
@@ -243,11 +253,11 @@ async fn keep(places: Arc<Places>, wish: Wish) {
 }
 
 fn watch(places: &Places) -> std::io::Result<Files> {
-    let place = place(&places.resolv_conf);
-    let paths = [&places.resolv_conf, &place, &places.resolved];
+    let place = places.place().ok();
+    let paths = [&*places.resolv_conf, &*places.resolved];
     let has_folder = |path: &&Path| path.parent().is_some_and(Path::is_dir);
 
-    Files::watch(paths.map(PathBuf::as_path).into_iter().filter(has_folder))
+    Files::watch(paths.into_iter().chain(place.as_deref()).filter(has_folder))
 }
 
 /// What was said already.

@@ -410,6 +410,59 @@ fn a_link_to_a_mount_is_left_and_the_mount_written() {
 }
 
 #[test]
+fn a_mount_that_goes_away_leaves_the_machines_own_file_alone() {
+    const NEW: &str = "nameserver 192.0.2.99\n";
+    for is_killed in [false, true] {
+        let machine = OwnEtc::new();
+        machine.write("nameserver 192.0.2.1\n");
+        fs::write(machine.scratch.path("of-this"), THEIRS).unwrap();
+        let of_this = PathBuf::from(machine.scratch.path("of-this"));
+        let mount = format!(
+            "mount --bind {} {} && ",
+            of_this.display(),
+            machine.resolv_conf().display()
+        );
+        let mut spoke = machine.spoke(&mount);
+        spoke.line("resolvers set");
+        assert_eq!(asked(&of_this), ["10.0.0.1"]);
+
+        machine.write(NEW);
+
+        spoke.line("no longer this namespace's own file");
+        assert_eq!(asked(&of_this), ["10.0.0.1"]);
+        if is_killed {
+            spoke.kill();
+        } else {
+            assert!(spoke.terminate().success());
+        }
+        until_true("their resolvers", SOON, || {
+            fs::read_to_string(&of_this).unwrap() == THEIRS
+        });
+        assert_eq!(fs::read_to_string(machine.resolv_conf()).unwrap(), NEW);
+        assert_eq!(spoke.count("somebody changed the resolvers"), 0);
+    }
+}
+
+#[test]
+fn where_etc_is_not_for_writing_there_is_nothing_to_put_back() {
+    let machine = OwnEtc::new();
+    machine.write(THEIRS);
+    let etc = machine.scratch.path("etc");
+    let mount = format!("mount --bind {etc} {etc} && mount -o remount,bind,ro {etc} && ");
+
+    let mut spoke = machine.spoke(&mount);
+    let line = spoke.line("failed to set the resolvers");
+    assert_eq!(line.matches("os error 30").count(), 1, "{line}");
+    until_true("no child", SOON, || children(&spoke).is_empty());
+    assert!(spoke.terminate().success());
+
+    assert_eq!(spoke.count("failed to put back"), 0, "{}", spoke.text());
+    let state = fs::read_dir(machine.scratch.path("state")).unwrap();
+    let names = state.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(!names.into_iter().any(|name| name.starts_with("dns-")));
+}
+
+#[test]
 fn what_a_dhcp_client_writes_is_put_off_until_the_end() {
     let machine = OwnEtc::new();
     machine.write(THEIRS);
@@ -526,7 +579,7 @@ impl OwnEtc {
     /// Starts after `first`, a shell's words.
     fn spoke(&self, first: &str) -> Daemon {
         let etc = self.scratch.path("etc");
-        let shell = format!("{first}mount --bind {etc} /etc && exec \"$@\"");
+        let shell = format!("{first}mount --rbind {etc} /etc && exec \"$@\"");
         let state = self.scratch.path("state");
         let dtun = env!("CARGO_BIN_EXE_dtun");
         let mut command: Command = self.host.command("unshare");

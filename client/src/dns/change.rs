@@ -12,8 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::conf::{compose, record_in};
-use super::file::{Held, place, remove};
+use super::file::{Held, remove};
 use super::guard::Guard;
+use super::mount::Place;
 use super::places::{Places, is_stub};
 use super::programs::{self, ProgramError};
 use super::record::{self, Owner, Record, Replaced};
@@ -33,8 +34,9 @@ pub(super) struct Wish {
 pub(super) enum ResolversError {
     #[error("cannot note what was there before: {0}")]
     Record(io::Error),
-    #[error("cannot write {}: {source}", path.display())]
-    Write { path: PathBuf, source: io::Error },
+    /// Its reason is in the text alone: a chain would say it twice.
+    #[error("cannot write {}: {error}", path.display())]
+    Write { path: PathBuf, error: io::Error },
     #[error(transparent)]
     Program(#[from] ProgramError),
 }
@@ -184,7 +186,7 @@ fn stand(
     record: &mut Record,
     left: Option<&Replaced>,
 ) -> Result<&'static str, ResolversError> {
-    let resolv_conf = place(&places.resolv_conf);
+    let resolv_conf = place(places)?;
     if let Some(left) = left {
         let now = Held::read(&resolv_conf).map_err(|source| write_error(&resolv_conf, source))?;
         let stands = left.stands(&now, &resolv_conf);
@@ -234,7 +236,7 @@ fn replace(
     record: &mut Record,
     before: Held,
 ) -> Result<(), ResolversError> {
-    let place = place(&places.resolv_conf);
+    let place = place(places)?;
     let ours = compose(path, &wish.servers, &before.content(&place));
     let file = before.with(ours.clone());
     record.replaced = Some(Replaced { before, ours });
@@ -249,7 +251,7 @@ fn check_file(
     path: &Path,
     mut record: Record,
 ) -> Result<Checked, ResolversError> {
-    let place = place(&places.resolv_conf);
+    let place = place(places)?;
     let Some(replaced) = record.replaced.take() else {
         return Ok(Checked::Stands);
     };
@@ -311,7 +313,7 @@ fn undo_locked(places: &Places, path: &Path) -> Result<(), ResolversError> {
 
 /// Puts back what ours replaced, if it is ours that stands there.
 fn put_back(places: &Places, path: &Path, replaced: &Replaced) -> Result<(), ResolversError> {
-    let place = place(&places.resolv_conf);
+    let place = place(places)?;
     let now = Held::read(&place).map_err(|source| write_error(&place, source))?;
     if replaced.stands(&now, &place) {
         return put(&replaced.before, &place, path);
@@ -348,8 +350,8 @@ fn bequeath(other: &Path, replaced: &Replaced, place: &Path) -> Result<(), Resol
     record.save(other).map_err(ResolversError::Record)
 }
 
-fn put(file: &Held, place: &Path, record: &Path) -> Result<(), ResolversError> {
-    file.put(place, &aside(place, record))
+fn put(file: &Held, place: &Place, record: &Path) -> Result<(), ResolversError> {
+    file.put_at(place, &aside(place, record))
         .map_err(|source| write_error(place, source))
 }
 
@@ -358,6 +360,12 @@ fn aside(place: &Path, record: &Path) -> PathBuf {
     let name = record.file_name().unwrap_or_default().to_string_lossy();
 
     place.with_file_name(format!(".resolv.conf.{name}"))
+}
+
+fn place(places: &Places) -> Result<Place, ResolversError> {
+    places
+        .place()
+        .map_err(|source| write_error(&places.resolv_conf, source))
 }
 
 fn keep(places: &Places, record: &Record) -> Result<PathBuf, ResolversError> {
@@ -377,10 +385,10 @@ fn clear_resolvconf(places: &Places, name: &str) {
     }
 }
 
-fn write_error(path: &Path, source: io::Error) -> ResolversError {
+fn write_error(path: &Path, error: io::Error) -> ResolversError {
     ResolversError::Write {
         path: path.to_owned(),
-        source,
+        error,
     }
 }
 

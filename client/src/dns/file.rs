@@ -9,6 +9,8 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown, symlink};
 use std::path::{Path, PathBuf};
 
+use super::mount::{Identity, Place, is_mount};
+
 /// What stands at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Held {
@@ -71,12 +73,20 @@ impl Held {
         }
     }
 
+    /// Makes it stand at a place, `aside` as for [`Self::put`].
+    pub(super) fn put_at(&self, place: &Place, aside: &Path) -> io::Result<()> {
+        match (self, place.only) {
+            (Self::File { content, .. }, Some(only)) => write_in_place(place, content, Some(only)),
+            _ => self.put(place, aside),
+        }
+    }
+
     /// Makes it stand at `path`; `aside` is a free name in the same folder.
     pub(super) fn put(&self, path: &Path, aside: &Path) -> io::Result<()> {
         if let Self::File { content, .. } = self
             && is_mount(path)
         {
-            return write_in_place(path, content);
+            return write_in_place(path, content, None);
         }
 
         remove(aside)?;
@@ -99,7 +109,7 @@ impl Held {
         drop(remove(aside));
         match self {
             Self::File { content, .. } if must_stay(&error) && is_file(path) => {
-                write_in_place(path, content)
+                write_in_place(path, content, None)
             }
             Self::File { .. } | Self::Link(_) | Self::Missing => Err(error),
         }
@@ -118,10 +128,13 @@ pub(super) fn place(resolv_conf: &Path) -> PathBuf {
 
 /// Removes a file or link that may not be there.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
+    // A folder that is not for writing says so before it looks.
+    let is_missing = || {
+        path.symlink_metadata()
+            .is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    };
+
+    fs::remove_file(path).or_else(|error| if is_missing() { Ok(()) } else { Err(error) })
 }
 
 /// A new file, on the disk when this returns.
@@ -137,9 +150,11 @@ fn write(path: &Path, content: &[u8], mode: u32, (uid, gid): (u32, u32)) -> io::
     file.sync_all()
 }
 
-/// The end is cut off last: a reader never finds an empty file.
-fn write_in_place(path: &Path, content: &[u8]) -> io::Result<()> {
+/// The end is cut off last: a reader never finds an empty file. Of two files
+/// that have the name one after the other, `only` one may be written.
+fn write_in_place(path: &Path, content: &[u8], only: Option<Identity>) -> io::Result<()> {
     let mut file = File::options().write(true).open(path)?;
+    only.map_or(Ok(()), |only| only.check(&file))?;
     file.write_all(content)?;
     file.set_len(content.len() as u64)?;
 
@@ -157,20 +172,6 @@ fn must_stay(error: &io::Error) -> bool {
 fn is_file(path: &Path) -> bool {
     path.symlink_metadata()
         .is_ok_and(|metadata| metadata.is_file())
-}
-
-fn is_mount(path: &Path) -> bool {
-    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
-
-    is_mount_in(&String::from_utf8_lossy(&mounts), path)
-}
-
-/// The mount point is the fifth field (proc_pid_mountinfo(5)).
-fn is_mount_in(mounts: &str, path: &Path) -> bool {
-    mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .any(|mount| Path::new(mount) == path)
 }
 
 #[cfg(test)]
@@ -238,15 +239,5 @@ mod tests {
         let before = file(b"before", 0o640);
 
         assert_eq!(before.with(b"ours".to_vec()), file(b"ours", 0o640));
-    }
-
-    #[test]
-    fn a_mount_is_found_among_mounts() {
-        let mounts = "29 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
-                      40 29 8:1 /x /etc/resolv.conf rw,relatime - ext4 /dev/sda1 rw\n";
-
-        assert!(is_mount_in(mounts, Path::new("/etc/resolv.conf")));
-        assert!(!is_mount_in(mounts, Path::new("/etc")));
-        assert!(is_mount(Path::new("/proc")));
     }
 }

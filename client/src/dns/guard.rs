@@ -65,13 +65,15 @@ impl Guard {
 /// When what the record says cannot be undone.
 pub fn guard(record: &Path) -> anyhow::Result<()> {
     ignore_requests_to_end().context("failed to ignore signals")?;
+    // Now: what is mounted may be so no more when it is to be undone.
+    let places = Places::system(None);
     // Whatever ends it, the other end is closed.
     let said = io::copy(&mut io::stdin().lock(), &mut io::sink());
     if said.is_ok_and(|said| said > 0) {
         return Ok(());
     }
 
-    undo(&Places::system(None), record).context("failed to put back the resolvers")
+    undo(&places, record).context("failed to put back the resolvers")
 }
 
 fn start(record: &Path) -> io::Result<Child> {

@@ -4,14 +4,19 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::conf::name_servers;
+use super::file;
+use super::mount::{Mounted, Place};
 use super::record::{self, Record};
 
 /// Paths; tests have their own.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
     pub(super) resolv_conf: PathBuf,
+    /// What was mounted there at the start.
+    pub(super) mounted: Option<Arc<Mounted>>,
     /// Where systemd-resolved, when it runs, lists the servers of all links.
     pub(super) resolved: PathBuf,
     pub(super) nsswitch: PathBuf,
@@ -32,9 +37,11 @@ impl Places {
     /// process.
     pub(super) fn system(state: Option<&Path>) -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
+        let resolv_conf = PathBuf::from("/etc/resolv.conf");
 
         Self {
-            resolv_conf: "/etc/resolv.conf".into(),
+            mounted: Mounted::find(&resolv_conf).map(Arc::new),
+            resolv_conf,
             resolved: RESOLVED.into(),
             nsswitch: "/etc/nsswitch.conf".into(),
             interface_order: "/etc/resolvconf/interface-order".into(),
@@ -45,6 +52,18 @@ impl Places {
                 .chain(PROGRAMS.iter().map(PathBuf::from))
                 .collect(),
             guarded: true,
+        }
+    }
+
+    /// Where resolv.conf is to be changed.
+    ///
+    /// # Errors
+    ///
+    /// When it was a mount and is so no more, and its file has no other name.
+    pub(super) fn place(&self) -> io::Result<Place> {
+        match &self.mounted {
+            Some(mounted) => mounted.place(),
+            None => Ok(Place::new(file::place(&self.resolv_conf))),
         }
     }
 

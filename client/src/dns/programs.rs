@@ -146,10 +146,10 @@ pub(super) fn resolvconf_name(places: &Places, device: &str) -> String {
 pub(super) enum ProgramError {
     #[error("there is no {0}")]
     Missing(&'static str),
-    #[error("{program} cannot be run: {source}")]
+    #[error("{program} cannot be run: {error}")]
     Run {
         program: &'static str,
-        source: io::Error,
+        error: io::Error,
     },
     #[error("{program} {} ended with {status}: {said}", args.join(" "))]
     Failed {
@@ -182,7 +182,7 @@ fn run(
         .program(program)
         .ok_or(ProgramError::Missing(program))?;
     let (status, said) = ended(&path, args, input)
-        .map_err(|source| ProgramError::Run { program, source })?
+        .map_err(|error| ProgramError::Run { program, error })?
         .ok_or(ProgramError::TimedOut { program })?;
     if status.success() {
         return Ok(());

@@ -45,6 +45,7 @@ impl Machine {
         }
         let places = Places {
             resolv_conf: scratch.path("etc/resolv.conf"),
+            mounted: None,
             resolved: scratch.path("run/resolved.conf"),
             nsswitch: scratch.path("etc/nsswitch.conf"),
             interface_order: scratch.path("etc/interface-order"),
