@@ -26,6 +26,7 @@ pub mod pmtu;
 pub mod record;
 pub mod repairs;
 pub mod replay;
+mod rest;
 pub mod service;
 pub mod signal;
 pub mod sleep;

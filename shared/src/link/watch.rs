@@ -19,6 +19,7 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use tokio::io::unix::AsyncFd;
 
 use super::{Address, Netlink};
+use crate::rest::Rest;
 use crate::sys;
 
 impl Netlink {
@@ -32,6 +33,8 @@ impl Netlink {
         Ok(Changes {
             socket: sys::readiness::register(socket)?,
             pending: VecDeque::new(),
+            lost: false,
+            rest: Rest::default(),
         })
     }
 }
@@ -40,20 +43,42 @@ impl Netlink {
 pub struct Changes {
     socket: AsyncFd<Socket>,
     pending: VecDeque<Change>,
+    /// Whether the last that was read was that something is lost.
+    lost: bool,
+    /// Of what fails for good.
+    rest: Rest,
 }
 
 impl Changes {
-    /// The next change. Cancelling the wait loses nothing.
+    /// The next change, or an error, and then two seconds of silence: whoever
+    /// waits again may look for himself meanwhile. Cancelling the wait loses
+    /// nothing.
     pub async fn recv(&mut self) -> io::Result<Change> {
-        loop {
-            if let Some(change) = self.pending.pop_front() {
-                return Ok(change);
-            }
-            let mut ready = self.socket.readable().await?;
-            let result = ready.try_io(|socket| drain(socket.get_ref(), &mut self.pending));
-            if let Ok(result) = result {
-                result?;
-            }
+        let Self {
+            socket,
+            pending,
+            lost,
+            rest,
+        } = self;
+
+        rest.after_errors(next(socket, pending, lost)).await
+    }
+}
+
+async fn next(
+    socket: &AsyncFd<Socket>,
+    pending: &mut VecDeque<Change>,
+    lost: &mut bool,
+) -> io::Result<Change> {
+    loop {
+        if let Some(change) = pending.pop_front() {
+            return Ok(change);
+        }
+        let mut ready = socket.readable().await?;
+        let result =
+            ready.try_io(|socket| drain(|buffer| socket.get_ref().recv(buffer, 0), pending, lost));
+        if let Ok(result) = result {
+            result?;
         }
     }
 }
@@ -85,13 +110,22 @@ pub enum Change {
 
 /// Reads all there is, up to a limit. `WouldBlock` means that nothing is left,
 /// so that the caller waits for more.
-fn drain(socket: &Socket, pending: &mut VecDeque<Change>) -> io::Result<()> {
+fn drain(
+    mut recv: impl FnMut(&mut Vec<u8>) -> io::Result<usize>,
+    pending: &mut VecDeque<Change>,
+    lost: &mut bool,
+) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(DATAGRAM);
     for _ in 0..ROUND {
         buffer.clear();
-        match socket.recv(&mut buffer, 0) {
-            Ok(_) => parse(&buffer, pending),
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+        match recv(&mut buffer) {
+            Ok(_) => {
+                *lost = false;
+                parse(&buffer, pending);
+            }
+            // What is lost is lost once: what comes next can be read.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) && !*lost => {
+                *lost = true;
                 push(pending, Change::Lost);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -328,6 +362,24 @@ mod tests {
         }
 
         assert_eq!(pending, [Change::Route, gone]);
+    }
+
+    #[test]
+    fn a_socket_that_loses_all_and_for_good_is_an_error() {
+        let (mut pending, mut lost, mut reads) = (VecDeque::new(), false, 0);
+        let mut drain = |error: i32| {
+            let recv = |_: &mut Vec<u8>| {
+                reads += 1;
+                Err(io::Error::from_raw_os_error(error))
+            };
+            drain(recv, &mut pending, &mut lost)
+        };
+
+        let code = |result: io::Result<()>| result.unwrap_err().raw_os_error();
+        assert_eq!(code(drain(libc::ENOBUFS)), Some(libc::ENOBUFS));
+        assert_eq!(code(drain(libc::EPERM)), Some(libc::EPERM));
+        assert_eq!(reads, 3);
+        assert_eq!(pending, [Change::Lost]);
     }
 
     async fn until(changes: &mut Changes, wanted: Change) {

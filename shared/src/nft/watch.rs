@@ -1,14 +1,12 @@
 //! Who touches one table of the packet filter (linux/netfilter/nf_tables.h).
 
-use std::future::Future;
 use std::io;
-use std::time::Duration;
 
 use rtnetlink::packet_core::NetlinkBuffer;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep_until};
 
+use crate::rest::Rest;
 use crate::sys;
 
 /// Hears of every change to the table of one name, whoever makes it, or of every
@@ -16,6 +14,8 @@ use crate::sys;
 pub struct TableWatch {
     socket: AsyncFd<Socket>,
     which: Which,
+    /// Whether the last that was read was that something is lost.
+    lost: bool,
     /// Of what fails for good.
     rest: Rest,
 }
@@ -58,6 +58,7 @@ impl TableWatch {
         Ok(Self {
             socket: sys::readiness::register(socket)?,
             which,
+            lost: false,
             rest: Rest::default(),
         })
     }
@@ -69,23 +70,24 @@ impl TableWatch {
         let Self {
             socket,
             which,
+            lost,
             rest,
         } = self;
 
-        rest.after_errors(next(socket, which)).await
+        rest.after_errors(next(socket, which, lost)).await
     }
 
     /// Forgets what has been touched up to now. The kernel tells of a change
     /// before its maker hears that it is done.
     pub fn forget(&mut self) {
-        while read(self.socket.get_ref(), &self.which).is_ok() {}
+        while read(self.socket.get_ref(), &self.which, &mut self.lost).is_ok() {}
     }
 }
 
-async fn next(socket: &AsyncFd<Socket>, which: &Which) -> io::Result<Touch> {
+async fn next(socket: &AsyncFd<Socket>, which: &Which, lost: &mut bool) -> io::Result<Touch> {
     loop {
         let mut ready = socket.readable().await?;
-        match ready.try_io(|socket| read(socket.get_ref(), which)) {
+        match ready.try_io(|socket| read(socket.get_ref(), which, lost)) {
             Ok(Ok(Some(touch))) => return Ok(touch),
             Ok(Ok(None)) | Err(_) => {}
             Ok(Err(error)) => return Err(error),
@@ -93,38 +95,19 @@ async fn next(socket: &AsyncFd<Socket>, which: &Which) -> io::Result<Touch> {
     }
 }
 
-/// What keeps a loop over something that fails at once, and for good, from
-/// turning as fast as it can.
-#[derive(Debug, Default)]
-struct Rest {
-    until: Option<Instant>,
-}
-
-impl Rest {
-    /// Does it, but not sooner than a while after it failed.
-    async fn after_errors<T>(
-        &mut self,
-        work: impl Future<Output = io::Result<T>>,
-    ) -> io::Result<T> {
-        if let Some(until) = self.until {
-            sleep_until(until).await;
-            self.until = None;
-        }
-        let result = work.await;
-        if result.is_err() {
-            self.until = Some(Instant::now() + DEAF);
-        }
-
-        result
-    }
-}
-
 /// Reads one datagram; `WouldBlock` when there is none.
-fn read(socket: &Socket, which: &Which) -> io::Result<Option<Touch>> {
+fn read(socket: &Socket, which: &Which, lost: &mut bool) -> io::Result<Option<Touch>> {
     let mut buffer = Vec::with_capacity(DATAGRAM);
     match socket.recv(&mut buffer, 0) {
-        Ok(_) => Ok(parse(&buffer, which)),
-        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Some(Touch::Any)),
+        Ok(_) => {
+            *lost = false;
+            Ok(parse(&buffer, which))
+        }
+        // What is lost is lost once: what comes next can be read.
+        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) && !*lost => {
+            *lost = true;
+            Ok(Some(Touch::Any))
+        }
         Err(error) => Err(error),
     }
 }
@@ -221,11 +204,10 @@ const BUFFER: u32 = 4 << 20;
 /// The kernel puts as many messages into one as fit into two pages or so.
 const DATAGRAM: usize = 64 << 10;
 
-/// Between tries of a socket that fails.
-const DEAF: Duration = Duration::from_secs(2);
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::time::timeout;
 
     use super::*;
@@ -294,22 +276,6 @@ mod tests {
                 "the first that is told"
             );
         });
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_fails_for_good_is_tried_every_two_seconds_and_what_works_at_once() {
-        let mut rest = Rest::default();
-        let begin = Instant::now();
-
-        for tries in 0..3 {
-            let broken = async { Err::<(), _>(io::ErrorKind::NotConnected.into()) };
-            rest.after_errors(broken).await.unwrap_err();
-            assert_eq!(begin.elapsed(), tries * DEAF);
-        }
-        for _ in 0..3 {
-            rest.after_errors(async { Ok(()) }).await.unwrap();
-            assert_eq!(begin.elapsed(), 3 * DEAF);
-        }
     }
 
     #[test]
