@@ -26,18 +26,15 @@ impl Claim {
             let text = format!("failed to write {}: {error}", path.display());
             io::Error::new(error.kind(), text)
         };
-        let file = fs::create_dir_all(FOLDER)
-            .and_then(|()| {
-                let mut options = File::options();
-                // What was noted stays.
-                options.write(true).create(true).truncate(false).open(&path)
-            })
-            .map_err(named)?;
-
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self { file, path })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(named(error)),
+        loop {
+            let file = open(&path).map_err(named)?;
+            match file.try_lock() {
+                // Not one whose holder has removed it meanwhile.
+                Ok(()) if stands(&file, &path) => return Ok(Some(Self { file, path })),
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(named(error)),
+            }
         }
     }
 
@@ -59,6 +56,26 @@ impl Claim {
     /// Forgets that there was one.
     pub fn remove(self) -> io::Result<()> {
         fs::remove_file(self.path)
+    }
+}
+
+/// What was noted there stays.
+fn open(path: &Path) -> io::Result<File> {
+    fs::create_dir_all(FOLDER)?;
+
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+}
+
+/// Whether the file is the one of that name.
+fn stands(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(file), Ok(named)) => (file.dev(), file.ino()) == (named.dev(), named.ino()),
+        (Ok(_), Err(_)) => false,
+        (Err(_), _) => true,
     }
 }
 
@@ -109,6 +126,22 @@ mod tests {
             first.remove().unwrap();
             second.remove().unwrap();
             assert_eq!(claims("test-"), [""; 0]);
+        });
+    }
+
+    #[test]
+    fn one_that_is_removed_is_none_for_who_has_it_open() {
+        isolated(|_| async {
+            let first = Claim::try_take("test-5").unwrap().unwrap();
+            let file = open(&path("test-5")).unwrap();
+            assert!(stands(&file, &path("test-5")));
+            first.remove().unwrap();
+            assert!(!stands(&file, &path("test-5")));
+
+            let second = Claim::try_take("test-5").unwrap().unwrap();
+            file.try_lock().unwrap();
+            assert!(!stands(&file, &path("test-5")));
+            second.remove().unwrap();
         });
     }
 

@@ -312,9 +312,7 @@ fn families(timeout: &str) -> String {
 
 /// The sign of a process that keeps the lock of this network namespace.
 #[derive(Debug)]
-pub(super) struct Held {
-    _claim: Claim,
-}
+pub(super) struct Held(Option<Claim>);
 
 impl Held {
     /// Fails where another process has it.
@@ -325,7 +323,15 @@ impl Held {
     fn try_take() -> anyhow::Result<Option<Self>> {
         let claim = Claim::try_take("strict")?;
 
-        Ok(claim.map(|claim| Self { _claim: claim }))
+        Ok(claim.map(|claim| Self(Some(claim))))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.take().map(Claim::remove) {
+            tracing::debug!(%error, "the sign of the lock stays");
+        }
     }
 }
 
