@@ -9,7 +9,8 @@
 #   dtun-via.sh uninstall [FILE]
 #
 # As -up and -down of dtun it follows the tunnel by itself. What it shall do
-# stands in /etc/dtun-via.conf (or the file $DTUN_VIA names):
+# stands in /etc/dtun-via.conf (or the file that DTUN_VIA names, in dtun's own
+# environment):
 #
 #   group=dtun-via         the programs of this group, by its name or number,
 #   users=                 or of these users: "alice bob"
@@ -24,8 +25,9 @@
 # of the machine's usual way, so what takes the other one is masqueraded. dtun's
 # -strict stops what goes beside the tunnel, "direct" too.
 #
-# After a kill -9 of dtun the programs take the usual way (but with "strict");
-# the next start, or stop, takes away what is left.
+# After a kill -9 of dtun the programs take the usual way (but with "strict"),
+# and with "dns" know no names: nobody but those resolvers is asked, and they by
+# the tunnel alone. The next start, or stop, takes away what is left.
 set -eu
 self=$(readlink -f "$0")
 # shellcheck source=scripts/routes.sh
@@ -177,10 +179,19 @@ rules() {
             echo "$family pref $((pref + 2)) fwmark $mark table main"
         elif [ -n "$strict" ]; then
             echo "$family pref $((pref + 2)) fwmark $mark type unreachable"
+        else
+            not_beside "$family"
         fi
     done >"${of}rules.new"
     said=$(renew "${of}rules" | grep -v 'File exists' || :)
     [ -z "$said" ] || fail "the rules are not complete: $said"
+}
+
+# Without the tunnel's device its table is empty: what was translated for the
+# resolver does not get there by another way.
+not_beside() {
+    server=$(resolver "${1#-}")
+    [ -z "$server" ] || echo "$1 pref $((pref + 2)) to $server fwmark $mark type unreachable"
 }
 
 # run COMMAND..: in the group, or as the first of the users; a shell by itself.

@@ -268,6 +268,11 @@ family() {
     case ${1%% *} in *:*) echo -6 ;; *) echo -4 ;; esac
 }
 
+# Says what a hub without IPv6 means. Routes that refuse it would outlive a kill -9.
+beside6() {
+    echo "${0##*/}: the hub has no IPv6 to the outside: this machine's goes past the tunnel" >&2
+}
+
 fail() {
     echo "${0##*/}: $*" >&2
     exit 1

@@ -10,6 +10,8 @@
 # dtun's own environment, names a list of networks that keep to the main table:
 # one a line, "#" begins a comment.
 #
+# IPv6 keeps its own way where the hub has none for it; -route default refuses it.
+#
 # All is written down first; down-policy.sh, or after a kill -9 the next run,
 # takes this away and nothing else. What a kill leaves leads nowhere, so that
 # the main table holds again at once. The sysctl src_valid_mark stays at 1.
@@ -37,7 +39,7 @@ up() {
     esac
     families='-4'
     case ${OUT6:-0}/${LOCAL_IP6:-} in
-        0/* | false/* | */) ;;
+        0/* | false/* | */) beside6 ;;
         *) families='-4 -6' ;;
     esac
 

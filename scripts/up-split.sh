@@ -7,6 +7,8 @@
 # DTUN_BYPASS, in dtun's own environment, names the list: one network a line,
 # "#" begins a comment. Run again, it renews what hangs on the gateway.
 #
+# IPv6 keeps its own way where the hub has none for it; -route default refuses it.
+#
 # Two halves win over the default route without touching it, and go with the
 # device. What is put on the uplink is written down first, and carries a
 # protocol number of its own: what is taken away again, by down-split.sh or
@@ -28,7 +30,7 @@ up() {
     [ -n "$server" ] || fail "no gateway to $SERVER_IP but the tunnel itself"
     halves='0.0.0.0/1 128.0.0.0/1'
     case ${OUT6:-0}/${LOCAL_IP6:-} in
-        0/* | false/* | */) ;;
+        0/* | false/* | */) beside6 ;;
         *) halves="$halves ::/1 8000::/1" ;;
     esac
     {

@@ -96,6 +96,12 @@ pub(crate) fn parse(
     env: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Invocation, Usage> {
     let args: Vec<OsString> = args.into_iter().collect();
+    if let [order, flag] = &args[..]
+        && (order == "unlock" || order == "routes")
+        && HELP.iter().any(|help| flag == help)
+    {
+        return parse([flag.clone()], env);
+    }
     if args.first().is_some_and(|first| first == "routes") {
         return orders::routes(&args[1..]);
     }
@@ -337,6 +343,9 @@ fn state_directory(env: &impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let first = directories.as_bytes().split(|byte| *byte == b':').next()?;
     (!first.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(first)))
 }
+
+/// What asks for the flags of all orders, behind one that has no more than words.
+const HELP: [&str; 3] = ["-h", "-help", "--help"];
 
 /// The flags that `dtun lock` looks at.
 const LOCKS: [&str; 3] = ["bypass", "dns", "fwmark"];

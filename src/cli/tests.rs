@@ -552,6 +552,10 @@ fn a_flag_of_the_other_role_is_ignored_and_said() {
 fn help_and_version_need_no_key() {
     assert!(matches!(parsed("-h").unwrap().order, Order::Help));
     assert!(matches!(parsed("--help").unwrap().order, Order::Help));
+    for order in ["lock", "unlock", "clean", "routes"] {
+        let asked = parsed(&format!("{order} -h")).unwrap().order;
+        assert!(matches!(asked, Order::Help), "{order}");
+    }
     assert!(matches!(parsed("-version").unwrap().order, Order::Version));
 }
 

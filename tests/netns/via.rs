@@ -15,6 +15,7 @@ use crate::network::Host;
 use crate::picture::{HUB_AT_WWW4, HUB_AT_WWW6, Picture, WWW4, WWW6};
 use crate::policy::{everything, strict};
 use crate::scratch::Scratch;
+use crate::watch::Watch;
 
 #[test]
 fn the_groups_programs_go_through_the_tunnel_and_all_else_does_not() {
@@ -227,6 +228,33 @@ fn after_a_kill_they_go_direct_or_not_at_all() {
 }
 
 #[test]
+fn after_a_kill_their_resolver_is_not_asked_beside_the_tunnel() {
+    for (tools, nft) in some() {
+        let mut laptop = Laptop::new(tools, nft);
+        laptop.conf(&format!("dns='{WWW4} {WWW6}'"));
+        let mut spoke = laptop.spoke(&[]);
+        spoke.line("tunnel up");
+        let any = IpAddr::from(Ipv6Addr::UNSPECIFIED);
+        resolver(&laptop.picture.www, "www", any);
+        let router = &laptop.picture.network.router;
+        let watch = Watch::new(router, "prerouting");
+        watch.count("asked", "meta l4proto { tcp, udp } th dport 53", "");
+        laptop.run(&["start"]).unwrap();
+        let answer = laptop.ask(T, "udp", "127.0.0.53").unwrap();
+        assert_eq!(answer, format!("www to {HUB_AT_WWW4}"));
+
+        spoke.kill();
+
+        for (protocol, server) in [("udp", "127.0.0.53"), ("tcp", "2001:db8:2::1")] {
+            laptop.ask(T, protocol, server).unwrap_err();
+        }
+        assert_eq!(watch.packets("asked"), 0);
+        let other = laptop.picture.network.host(4);
+        assert_eq!(laptop.seen(T, &other, other.ip4()), laptop.host.ip4());
+    }
+}
+
+#[test]
 fn as_a_hook_it_follows_the_tunnel() {
     for tools in TOOLS {
         let mut laptop = Laptop::new(tools, true);
@@ -235,8 +263,7 @@ fn as_a_hook_it_follows_the_tunnel() {
         let hook = laptop.scratch.script(
             "hook",
             &format!(
-                "DTUN_VIA={} PATH={} exec {}",
-                laptop.scratch.path("conf"),
+                "PATH={} exec {}",
                 tools.path(&laptop.scratch),
                 tools.script("dtun-via.sh").join(" ")
             ),

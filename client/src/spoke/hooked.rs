@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use dtun_shared::meta::Addresses;
 
+use super::routing::HANDED_ON;
 use crate::heritage::LeftHooked;
 
 /// What the hooks know of the tunnel.
@@ -75,7 +76,7 @@ impl Hooked {
 }
 
 /// What a hook's environment has beside the event.
-const VARIABLES: [&str; 15] = [
+const VARIABLES: [&str; 16] = [
     "TUN",
     "PEER_IP4",
     "LOCAL_IP4",
@@ -90,5 +91,6 @@ const VARIABLES: [&str; 15] = [
     "OUT6",
     "FWMARK",
     "DTUN",
-    "DTUN_BYPASS",
+    HANDED_ON[0],
+    HANDED_ON[1],
 ];

@@ -353,8 +353,10 @@ impl Spoke {
         if let Ok(path) = std::env::current_exe() {
             env.push(("DTUN", path.display().to_string()));
         }
-        if let Ok(list) = std::env::var("DTUN_BYPASS") {
-            env.push(("DTUN_BYPASS", list));
+        for name in HANDED_ON {
+            if let Ok(value) = std::env::var(name) {
+                env.push((name, value));
+            }
         }
 
         env
@@ -381,3 +383,6 @@ fn with_event(env: &[(&'static str, String)], event: Event) -> Vec<(&'static str
 
     env
 }
+
+/// What the scripts beside this program look for in their environment.
+pub(super) const HANDED_ON: [&str; 2] = ["DTUN_BYPASS", "DTUN_VIA"];
