@@ -125,6 +125,7 @@ impl Round {
         Some(Report::Unreachable {
             hub: self.seen.iter().map(silence).collect(),
             unresolved: None,
+            filtered: None,
         })
     }
 

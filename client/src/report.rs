@@ -9,12 +9,15 @@ use crate::attempt::Failure;
 use crate::dial::DialError;
 use crate::resolve::ResolveError;
 use crate::session::NotOpened;
+use crate::steering::{Filtered, NoUplink};
 
 /// The outcome of a round without a session.
 #[derive(Debug)]
 pub(crate) enum Report {
     /// The name led nowhere, and no address is known from before.
     Unresolved { name: String, error: ResolveError },
+    /// The uplink that is to be taken is not there.
+    NoUplink(NoUplink),
     /// The hub is there and does not take us.
     NotAccepted { hub: SocketAddr, hint: String },
     /// The hub took the key, and says why there is no tunnel.
@@ -28,6 +31,8 @@ pub(crate) enum Report {
         hub: Vec<Silence>,
         /// The name that was not resolved: these are its last good addresses.
         unresolved: Option<String>,
+        /// What this machine may drop answers for.
+        filtered: Option<Filtered>,
     },
 }
 
@@ -59,6 +64,7 @@ impl Teller {
             }
             Report::Unreachable { .. }
             | Report::Unresolved { .. }
+            | Report::NoUplink(_)
             | Report::NotAccepted { .. }
             | Report::Refused { .. }
             | Report::Interrupted { .. }
@@ -144,7 +150,27 @@ impl Report {
         Self::Unreachable {
             hub: silences,
             unresolved: None,
+            filtered: None,
         }
+    }
+
+    /// An address that nothing came from, if that is all.
+    pub(crate) fn silent(&self) -> Option<SocketAddr> {
+        let Self::Unreachable { hub, .. } = self else {
+            return None;
+        };
+        let is_silent = |silence: &&Silence| matches!(silence.kind, SilenceKind::Silent);
+
+        hub.iter().find(is_silent).map(|silence| silence.addr)
+    }
+
+    /// The same, with what may keep answers out.
+    pub(crate) fn filtered(mut self, by: Option<Filtered>) -> Self {
+        if let Self::Unreachable { filtered, .. } = &mut self {
+            *filtered = by;
+        }
+
+        self
     }
 
     /// The same, with a name that this round could not resolve.
@@ -160,7 +186,10 @@ impl Report {
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
             Self::NotAccepted { .. } | Self::Refused { .. } | Self::Unusable { .. } => true,
-            Self::Unresolved { .. } | Self::Interrupted { .. } | Self::Unreachable { .. } => false,
+            Self::Unresolved { .. }
+            | Self::NoUplink(_)
+            | Self::Interrupted { .. }
+            | Self::Unreachable { .. } => false,
         }
     }
 
@@ -172,6 +201,7 @@ impl Report {
                 SilenceKind::Unsent(_) => false,
             }),
             Self::Unresolved { .. }
+            | Self::NoUplink(_)
             | Self::NotAccepted { .. }
             | Self::Refused { .. }
             | Self::Interrupted { .. }
@@ -188,6 +218,7 @@ impl fmt::Display for Report {
                 "the name {name} cannot be resolved ({error}): is it spelt right, \
                  and is this machine online?"
             ),
+            Self::NoUplink(error) => error.fmt(f),
             Self::NotAccepted { hub, hint } => write!(
                 f,
                 "the hub at {hub} answers but does not accept the key or hint {hint:?}: \
@@ -200,13 +231,26 @@ impl fmt::Display for Report {
             Self::Unusable { hub, why } => write!(f, "the hub at {hub} gives no tunnel: {why}"),
             Self::Unreachable {
                 hub,
+                filtered: Some(Filtered { device, usual }),
+                ..
+            } => write!(
+                f,
+                "nothing answers: {}; likeliest this machine's strict rp_filter, which drops what \
+                 comes in by {device} while the usual way there is by {usual}: \
+                 sysctl -w net.ipv4.conf.{device}.rp_filter=2",
+                listed(hub)
+            ),
+            Self::Unreachable {
+                hub,
                 unresolved: None,
+                ..
             } => {
                 write!(f, "nothing answers: {}; {}", listed(hub), likeliest(hub))
             }
             Self::Unreachable {
                 hub,
                 unresolved: Some(name),
+                ..
             } => {
                 let cause = match is_refused(hub) {
                     true => "the hub may have moved, or dtun does not run on it",

@@ -8,6 +8,7 @@ mod away;
 mod carry;
 mod hooked;
 mod leaving;
+mod mending;
 mod reload;
 mod routing;
 
@@ -43,6 +44,7 @@ use crate::tunnel::Tunnel;
 use crate::uplink::{Network, Way, way_to};
 use away::{Meanwhile, Outcome};
 use hooked::Hooked;
+use mending::Mending;
 use routing::rounded;
 
 /// Keeps a tunnel to the hub until `stop` is done; `notify` hears of it. Of what
@@ -94,6 +96,7 @@ struct Spoke {
     socket: Option<Key>,
     tunnel: Option<Tunnel>,
     steering: Steering,
+    mending: Mending,
     /// The tunnel's device in the data path.
     device: Option<Key>,
     hooks: Hooks,
@@ -173,6 +176,7 @@ impl Spoke {
             former: None,
             socket: None,
             tunnel: None,
+            mending: Mending::default(),
             device: None,
             hooked: None,
             known: Vec::new(),

@@ -5,6 +5,7 @@
 //! counts is put up last and taken down first, so that a process that dies in
 //! between leaves nothing that holds traffic up.
 
+mod choice;
 mod forwarding;
 mod leaving;
 mod reload;
@@ -15,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use dtun_shared::files::Files;
-use dtun_shared::leaving::Leaving;
+use dtun_shared::leaving::{Bind, Leaving};
 use dtun_shared::link::{Change, Netlink};
 use dtun_shared::mark::Mark;
 use dtun_shared::meta::Addresses;
@@ -24,6 +25,7 @@ use crate::config::SpokeConfig;
 use crate::dns::Resolvers;
 use crate::firewall::{Ending, Firewall, Settings};
 use crate::routes::{BypassSource, NotRouted, Place, RouteWhat, Routes};
+pub(crate) use choice::{Filtered, NoUplink};
 use dtun_shared::repairs::Repairs;
 use reload::plan;
 use told::tell_no_firewall;
@@ -31,6 +33,8 @@ use told::tell_no_firewall;
 /// Rules, firewall and resolvers of the tunnel.
 #[derive(Debug)]
 pub(crate) struct Steering {
+    /// The uplink that the user wants.
+    bind: Option<Bind>,
     leaving: Leaving,
     what: Option<RouteWhat>,
     netlink: Netlink,
@@ -41,6 +45,8 @@ pub(crate) struct Steering {
     unmarked: bool,
     routes: Option<Routes>,
     source: Option<BypassSource>,
+    /// Whether the user knows that the list cannot be read.
+    told_unread: bool,
     /// Under watch since the list was read first.
     files: Option<Files>,
     resolvers: Resolvers,
@@ -92,6 +98,7 @@ impl Steering {
         let routes = plan.map(|plan| Routes::new(netlink.clone(), plan, place));
 
         Self {
+            bind: config.bind.clone(),
             leaving: Leaving {
                 mark,
                 bind: config.bind.clone(),
@@ -103,6 +110,7 @@ impl Steering {
             what: config.route.clone(),
             routes,
             source: config.bypass.clone(),
+            told_unread: false,
             files: None,
             resolvers: Resolvers::new(config.state.as_deref()),
             dns: config.dns.clone(),
@@ -303,10 +311,13 @@ impl Steering {
         let bypass = match source.read() {
             Ok(bypass) => bypass,
             Err(error) => {
-                tracing::warn!("the bypass list stays as it was: {error}");
+                if !std::mem::replace(&mut self.told_unread, true) {
+                    tracing::warn!("the bypass list stays as it was: {error}");
+                }
                 return false;
             }
         };
+        self.told_unread = false;
         if let Some(first) = bypass.bad.first() {
             tracing::warn!(
                 lines = bypass.bad.len(),

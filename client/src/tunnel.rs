@@ -1,11 +1,13 @@
 //! The spoke's device, with its addresses and the routes of the hub's pools.
 //!
 //! The device is not persistent, so that whatever hangs on it goes with the
-//! process, but for the time of a restart that was announced. Setting it down withdraws every route on it, a script's too, and
-//! keeps its addresses. A device that existed before us belongs to its owner:
-//! what may not be changed on it stays as it is.
+//! process, but for the time of a restart that was announced. Setting it down
+//! withdraws every route on it, a script's too, and keeps its addresses. A device
+//! that existed before us belongs to its owner: what may not be changed on it
+//! stays as it is.
 
 mod left;
+mod mend;
 
 use std::io;
 use std::net::IpAddr;

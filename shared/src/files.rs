@@ -54,8 +54,8 @@ impl Files {
         })
     }
 
-    /// Waits until one was written to its end or replaced. One that is removed
-    /// says nothing, nor one that is made but not yet written.
+    /// Waits until one was written to its end, replaced or removed. One that is
+    /// made but not yet written says nothing.
     /// Cancelling the wait loses nothing.
     pub async fn changed(&self) -> io::Result<()> {
         let mut events = [0; EVENTS];
@@ -82,7 +82,7 @@ impl Files {
             let mask = field(4);
             let concerns = |path: &PathBuf| {
                 path.file_name().map(OsStr::as_bytes) == name
-                    && (mask & libc::IN_CREATE == 0 || path.is_symlink())
+                    && (mask & libc::IN_CREATE == 0 || is_complete(path))
             };
             let is_of_file = len == 0 && mask & libc::IN_CLOSE_WRITE != 0;
             let is_lost = mask & libc::IN_Q_OVERFLOW != 0;
@@ -94,6 +94,12 @@ impl Files {
 
         false
     }
+}
+
+/// Whether nothing more needs to be written: a link, a directory, a pipe.
+fn is_complete(path: &Path) -> bool {
+    path.symlink_metadata()
+        .is_ok_and(|metadata| !metadata.is_file())
 }
 
 /// `struct inotify_event` without the name behind it: descriptor, mask,
@@ -172,7 +178,11 @@ mod tests {
         told(&files).await;
         drain(&files).await;
         fs::remove_file(&list).unwrap();
-        silent(&files).await;
+        told(&files).await;
+        fs::create_dir(&list).unwrap();
+        told(&files).await;
+        fs::remove_dir(&list).unwrap();
+        told(&files).await;
         let mut half = fs::File::create(&list).unwrap();
         half.write_all(b"1").unwrap();
         silent(&files).await;

@@ -19,9 +19,12 @@ pub struct Leaving {
 /// Which of several uplinks is meant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Bind {
-    /// The one that this address of the machine belongs to.
+    /// The one that this address of the machine belongs to, if the machine's
+    /// rules see to that.
     Address(IpAddr),
     Device(String),
+    /// The device that has that address, whatever the rules say.
+    Both(IpAddr, String),
 }
 
 impl Leaving {
@@ -29,7 +32,9 @@ impl Leaving {
     #[must_use]
     pub fn reaches(&self, peer: IpAddr) -> bool {
         match self.bind {
-            Some(Bind::Address(own)) => own.is_ipv4() == peer.to_canonical().is_ipv4(),
+            Some(Bind::Address(own) | Bind::Both(own, _)) => {
+                own.is_ipv4() == peer.to_canonical().is_ipv4()
+            }
             Some(Bind::Device(_)) | None => true,
         }
     }
@@ -39,10 +44,30 @@ impl Leaving {
         if let Some(mark) = self.mark {
             socket.set_mark(mark.value())?;
         }
-        match &self.bind {
-            Some(Bind::Address(ip)) => socket.bind(&SockAddr::from(SocketAddr::new(*ip, 0))),
-            Some(Bind::Device(name)) => socket.bind_device(Some(name.as_bytes())),
+        if let Some(name) = self.device() {
+            socket.bind_device(Some(name.as_bytes()))?;
+        }
+        match self.address() {
+            Some(ip) => socket.bind(&SockAddr::from(SocketAddr::new(ip, 0))),
             None => Ok(()),
+        }
+    }
+
+    /// The device that the datagrams must leave by.
+    #[must_use]
+    pub fn device(&self) -> Option<&str> {
+        match &self.bind {
+            Some(Bind::Device(name) | Bind::Both(_, name)) => Some(name),
+            Some(Bind::Address(_)) | None => None,
+        }
+    }
+
+    /// The address that they must have.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        match self.bind {
+            Some(Bind::Address(ip) | Bind::Both(ip, _)) => Some(ip),
+            Some(Bind::Device(_)) | None => None,
         }
     }
 }

@@ -132,6 +132,12 @@ impl Netlink {
         self.change(LinkUnspec::new_with_index(index).down()).await
     }
 
+    /// Renames a link; `ResourceBusy` where it would have to be down for that.
+    pub async fn set_name(&self, index: u32, name: &str) -> io::Result<()> {
+        self.change(LinkUnspec::new_with_index(index).name(name.to_owned()))
+            .await
+    }
+
     pub async fn set_mtu(&self, index: u32, mtu: u32) -> io::Result<()> {
         self.change(LinkUnspec::new_with_index(index).mtu(mtu))
             .await

@@ -29,6 +29,7 @@ mod answers;
 mod bypass_set;
 mod carry;
 mod config;
+mod device;
 mod dns;
 mod ecn;
 mod errors;

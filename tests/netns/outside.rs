@@ -61,9 +61,13 @@ fn of_two_uplinks_the_one_that_was_asked_for_is_taken() {
     laptop.ip("addr add 198.18.9.2/24 dev wlan0");
     laptop.ip("route add default via 198.18.9.1 metric 600");
 
-    for bind in ["wlan0", "198.18.9.2"] {
-        // An address alone does not choose the way; the owner's rule does.
-        if bind != "wlan0" {
+    for (bind, has_rule) in [
+        ("wlan0", false),
+        ("198.18.9.2", false),
+        ("198.18.9.2", true),
+    ] {
+        // Where the owner says what that address is for, that holds.
+        if has_rule {
             laptop.ip("route add default via 198.18.9.1 table 9");
             laptop.ip("rule add pref 90 from 198.18.9.2 table 9");
         }
@@ -80,6 +84,51 @@ fn of_two_uplinks_the_one_that_was_asked_for_is_taken() {
         assert_eq!(watch.packets("cable"), 0, "-bind {bind}");
         laptop.run("nft delete table inet watch");
     }
+}
+
+#[test]
+fn an_address_whose_way_the_owner_has_chosen_keeps_it() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let router = &picture.network.router;
+    connect(router, "radio", &laptop, "wlan0");
+    router.ip("addr add 198.18.9.1/24 dev radio");
+    laptop.ip("addr add 198.18.9.2/24 dev wlan0");
+    laptop.ip("route add default via 198.18.2.1 table 9");
+    laptop.ip("rule add pref 90 from 198.18.9.2 table 9");
+    let watch = Watch::new(&laptop, "output");
+    watch.count(
+        "cable",
+        "ip saddr 198.18.9.2 udp dport 443 oifname uplink",
+        "",
+    );
+
+    let mut spoke = picture.spoke(&laptop, &["-bind", "198.18.9.2"]);
+    spoke.line("tunnel up");
+
+    assert!(watch.packets("cable") > 3);
+}
+
+#[test]
+fn an_uplink_that_is_not_there_or_answers_that_are_filtered_are_named() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let router = &picture.network.router;
+    for bind in ["nosuch", "192.0.2.77"] {
+        let mut spoke = picture.spoke(&laptop, &["-bind", bind]);
+        spoke.line(&format!("-bind {bind}: this machine has no such"));
+    }
+    let mut spoke = picture.spoke(&laptop, &["-bind", "wlan0"]);
+    spoke.line("-bind wlan0: this machine has no such device");
+
+    connect(router, "radio", &laptop, "wlan0");
+    router.ip("addr add 198.18.9.1/24 dev radio");
+    laptop.ip("addr add 198.18.9.2/24 dev wlan0");
+    laptop.ip("route add default via 198.18.9.1 metric 600");
+    laptop.sysctl("ipv4/conf/all/rp_filter", "1");
+    spoke.line_within("sysctl -w net.ipv4.conf.wlan0.rp_filter=2", PATIENCE);
+    laptop.sysctl("ipv4/conf/wlan0/rp_filter", "2");
+    spoke.line_within("tunnel up", PATIENCE);
 }
 
 #[test]

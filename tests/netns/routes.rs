@@ -109,6 +109,30 @@ fn a_list_that_changed_is_taken_over_and_no_packet_is_lost_by_it() {
 }
 
 #[test]
+fn a_list_that_goes_away_stays_in_force_and_is_missed_once() {
+    let picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let mut spoke = full(&picture, &laptop, &[]);
+    spoke.line("tunnel up");
+    let direct = picture.direct.ip4().to_string();
+    let list = picture.list();
+    let text = fs::read_to_string(&list).unwrap();
+
+    fs::remove_file(&list).unwrap();
+    spoke.line("the bypass list stays as it was");
+    fs::create_dir(&list).unwrap();
+    assert_eq!(way(&laptop, &direct), "uplink");
+    fs::remove_dir(&list).unwrap();
+    fs::write(&list, text.replace(&format!("{direct}/32"), "192.0.2.0/24")).unwrap();
+    until_true("the new list", PATIENCE, || {
+        way(&laptop, &direct) == "dtun0"
+    });
+
+    assert_eq!(spoke.count("the bypass list stays as it was"), 1);
+    assert_eq!(spoke.count("is not watched"), 0, "{}", spoke.text());
+}
+
+#[test]
 fn killed_at_any_step_it_leaves_nothing_that_holds_traffic_up() {
     let mut picture = Picture::new();
     let laptop = picture.network.host(2);

@@ -50,7 +50,11 @@ impl Spoke {
     /// tried without waiting for a resolver that may be dead, or may be asked
     /// through the tunnel.
     pub(super) async fn round(&mut self) -> Outcome {
+        let chosen = self.steering.choose_uplink().await;
         self.network = self.look_around().await;
+        if let Err(error) = chosen {
+            return Outcome::Failed(Report::NoUplink(error));
+        }
         let mut round = Round::new(self.credentials());
         let mut resolving = Box::pin(resolve(self.config.connect.clone(), self.outside()));
         let (mut resolved, mut is_stale) = (false, false);
@@ -118,8 +122,17 @@ impl Spoke {
                 if is_stale && report.is_silence() && self.clear_way_to_resolver().await {
                     return Outcome::Again;
                 }
+                let report = self.with_filter(report).await;
                 return Outcome::Failed(self.with_name(report, !is_stale));
             }
+        }
+    }
+
+    /// Says why answers may not be let in.
+    async fn with_filter(&self, report: Report) -> Report {
+        match report.silent() {
+            Some(hub) => report.filtered(self.steering.filtered(hub.ip()).await),
+            None => report,
         }
     }
 
@@ -178,6 +191,9 @@ impl Spoke {
     /// Remembers to look at the network when it has come to rest.
     pub(super) async fn note(&mut self, change: std::io::Result<Change>) {
         if let Ok(change) = &change {
+            if let Some(device) = self.tun_index() {
+                self.mending.note(*change, device);
+            }
             self.steering.note(*change);
         }
         match change {
@@ -210,7 +226,8 @@ impl Spoke {
 
     fn next_duty(&self) -> Option<Instant> {
         let fallback = self.fallback_at();
-        let duties = [self.look, fallback, self.steering.due(), self.notify.due()];
+        let (steering, mending) = (self.steering.due(), self.mending.due());
+        let duties = [self.look, fallback, steering, mending, self.notify.due()];
 
         duties.into_iter().flatten().min()
     }
@@ -221,6 +238,7 @@ impl Spoke {
         if self.fallback_at().is_some_and(|at| now >= at) {
             self.fall_back().await;
         }
+        self.mend_device(now).await;
         if self.steering.is_due(now) {
             self.steering.look().await;
         }

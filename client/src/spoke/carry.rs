@@ -99,7 +99,8 @@ impl Spoke {
         };
         let former = self.former.as_ref().map(|former| former.until);
         let (steering, beat) = (self.steering.due(), self.notify.due());
-        let timer = [self.look, watch.say, steering, former, beat]
+        let mending = self.mending.due();
+        let timer = [self.look, watch.say, steering, mending, former, beat]
             .into_iter()
             .flatten()
             .fold(pulse.poll_timeout(), Instant::min);
@@ -182,6 +183,7 @@ impl Spoke {
             round.add(&[hub]);
             watch.renewal = Some(round);
         }
+        self.mend_device(now).await;
         if self.steering.is_due(now) {
             self.steering.look().await;
         }

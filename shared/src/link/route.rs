@@ -15,7 +15,7 @@ use rtnetlink::packet_core::{
 };
 
 use super::{Netlink, absent, address::family, errno};
-use crate::leaving::{Bind, Leaving};
+use crate::leaving::Leaving;
 
 impl Netlink {
     /// Adds a route to the main table; the same route again is no error, but
@@ -87,13 +87,16 @@ impl Netlink {
     ) -> io::Result<Option<Hop>> {
         let mut how = Vec::new();
         how.extend(leaving.mark.map(|mark| RouteAttribute::Mark(mark.value())));
-        match &leaving.bind {
-            Some(Bind::Address(ip)) => how.push(RouteAttribute::Source((*ip).into())),
-            Some(Bind::Device(name)) => match self.link(name).await? {
+        how.extend(
+            leaving
+                .address()
+                .map(|ip| RouteAttribute::Source(ip.into())),
+        );
+        if let Some(name) = leaving.device() {
+            match self.link(name).await? {
                 Some(link) => how.push(RouteAttribute::Oif(link.index)),
                 None => return Ok(None),
-            },
-            None => {}
+            }
         }
         let found = self.lookup(destination, how).await?;
         let Some(mut hop) = found.as_ref().and_then(Hop::parse) else {
@@ -186,7 +189,8 @@ pub struct Hop {
 
 impl Route {
     /// Whether this is what [`Netlink::add_route`] makes of the arguments.
-    fn is(&self, net: IpNet, via: Via) -> bool {
+    #[must_use]
+    pub fn is(&self, net: IpNet, via: Via) -> bool {
         let leads = match via {
             Via::Device(index) => self.oif == Some(index) && self.gateway.is_none(),
             Via::Gateway(gateway, index) => {

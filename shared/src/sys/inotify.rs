@@ -15,10 +15,11 @@ pub(crate) fn open() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-/// Tells from now on what is written to its end, made, and moved into a
-/// directory; of a file only that it is written to its end.
+/// Tells from now on what is written to its end, made, moved into a directory,
+/// and gone from it; of a file only that it is written to its end.
 pub(crate) fn watch(inotify: impl AsFd, path: &CStr) -> io::Result<()> {
-    let mask = libc::IN_CLOSE_WRITE | libc::IN_CREATE | libc::IN_MOVED_TO;
+    let come = libc::IN_CLOSE_WRITE | libc::IN_CREATE | libc::IN_MOVED_TO;
+    let mask = come | libc::IN_DELETE | libc::IN_MOVED_FROM;
     // SAFETY: the path ends with a zero byte and lives through the call.
     check(unsafe { libc::inotify_add_watch(inotify.as_fd().as_raw_fd(), path.as_ptr(), mask) })?;
 

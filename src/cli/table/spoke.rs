@@ -118,7 +118,10 @@ pub(super) const FLAGS: &[Flag] = &[
         brief: "the uplink that it takes",
         default: "the kernel's choice",
         text: "The uplink that the tunnel's own datagrams take: its device, or an address of \
-               the machine.",
+               the machine, which stands for the device that has it. Where a rule of the \
+               machine's owner says where that address goes (`ip rule add from ADDR ..`), it is \
+               followed. A strict `rp_filter` wants that device's `rp_filter` set to 2 if \
+               another default route is better.",
     },
     Flag {
         name: "strict",
