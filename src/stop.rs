@@ -46,7 +46,7 @@ pub(crate) fn requests<C: Send + 'static>(
                 _ = terminate.recv() => Stop::ForGood,
                 _ = restart.recv() => Stop::Restart,
                 () = received(&mut hangup) => match &mut reload {
-                    None => Stop::ForGood,
+                    None => Stop::Hangup,
                     Some(reload) => {
                         configs.send(reload.read().and_then(of)).unwrap_or_default();
                         continue;
@@ -61,6 +61,7 @@ pub(crate) fn requests<C: Send + 'static>(
         loop {
             next().await;
             if first.elapsed() > SAME {
+                tracing::error!("ended at once: what was not taken down yet stays");
                 std::process::exit(1);
             }
         }

@@ -6,6 +6,7 @@ use dtun_shared::link::Netlink;
 use dtun_shared::status::needs_root;
 
 use crate::config::CleanConfig;
+use crate::firewall::lock_stands;
 use crate::routes::{Place, remove_leftovers};
 use crate::{dns, heritage, hooks};
 
@@ -29,6 +30,9 @@ pub async fn clean(config: CleanConfig) -> anyhow::Result<()> {
         pref: config.rule_pref,
     };
     let routes = remove_leftovers(&netlink, place, &awaited).await;
+    if let Ok(true) = lock_stands().await {
+        tracing::warn!("the lock of -strict stands, and is left: `dtun unlock` opens it");
+    }
 
     taken_down.context("failed to take down what was left for a restart")?;
     routes.context("failed to remove the routes of a spoke that was killed")?;

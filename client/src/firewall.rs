@@ -28,6 +28,7 @@ use crate::routes::Bypass;
 use crate::steering::Lease;
 use guard::{Guard, Order};
 use inside::{bridges, inside};
+pub(crate) use lock::stands as lock_stands;
 pub use lock::{lock, unlock};
 pub(crate) use settings::Settings;
 
@@ -35,6 +36,8 @@ pub(crate) use settings::Settings;
 #[derive(Debug)]
 pub(crate) struct Firewall {
     orders: mpsc::Sender<Order>,
+    /// Ends the guard, whatever it waits for.
+    end: oneshot::Sender<Ending>,
     guard: JoinHandle<()>,
     /// Whether nothing may leave beside the tunnel, as the guard has it.
     locked: Arc<AtomicBool>,
@@ -43,26 +46,31 @@ pub(crate) struct Firewall {
 }
 
 impl Firewall {
-    /// Begins. With a lock it is closed when this returns; a tunnel that stands
-    /// already is open in it.
+    /// Begins, in a task: whoever stops waiting for what comes with it has a lock
+    /// to [`Self::end`], closed or not. Once that has come the lock is closed, but
+    /// for a tunnel that stands already; it is an error when that cannot be.
     ///
     /// # Errors
     ///
-    /// Only with a lock: it cannot be closed, or another process has it.
-    pub(crate) async fn start(
+    /// When another process has the lock, or the network is not to be watched.
+    pub(crate) fn start(
         netlink: &Netlink,
         settings: Settings,
         lease: Option<&Lease>,
-    ) -> anyhow::Result<Self> {
-        let guard = Guard::new(netlink.clone(), settings, lease).await?;
+    ) -> anyhow::Result<(Self, oneshot::Receiver<anyhow::Result<()>>)> {
+        let guard = Guard::new(netlink.clone(), settings, lease)?;
         let (orders, inbox) = mpsc::channel(1);
-
-        Ok(Self {
+        let (end, ending) = oneshot::channel();
+        let (begun, begins) = oneshot::channel();
+        let firewall = Self {
             orders,
+            end,
             locked: guard.locked(),
             told_locked: false,
-            guard: tokio::spawn(guard.run(inbox)),
-        })
+            guard: tokio::spawn(guard.run(begun, inbox, ending)),
+        };
+
+        Ok((firewall, begins))
     }
 
     /// Puts up what belongs to a tunnel, or brings it up to date; with a lock,
@@ -94,7 +102,8 @@ impl Firewall {
 
     /// Takes everything down, but for a lock that is to stay.
     pub(crate) async fn end(self, ending: Ending) {
-        self.ask(|done| Order::End { ending, done }).await;
+        // One that has ended by itself is told of below.
+        self.end.send(ending).unwrap_or_default();
         if let Err(error) = self.guard.await {
             tracing::error!(%error, "the firewall's keeper ended early");
         }
@@ -128,7 +137,7 @@ impl Firewall {
 pub(crate) enum Ending {
     /// Somebody stopped us: the machine is as before.
     Open,
-    /// We shall be back.
+    /// We shall be back, or nobody wanted us to end.
     Locked,
 }
 
@@ -136,7 +145,7 @@ impl From<Stop> for Ending {
     fn from(stop: Stop) -> Self {
         match stop {
             Stop::ForGood => Self::Open,
-            Stop::Restart => Self::Locked,
+            Stop::Hangup | Stop::Restart => Self::Locked,
         }
     }
 }

@@ -73,7 +73,7 @@ pub async fn run(
     notify.stopping();
     match stop {
         Some(Stop::Restart) => spoke.leave(&mut notify).await,
-        Some(Stop::ForGood) => notify.extending(spoke.goodbye(Ending::Open)).await,
+        Some(stop) => notify.extending(spoke.goodbye(stop.into())).await,
         None => notify.extending(spoke.goodbye(Ending::Locked)).await,
     }
 

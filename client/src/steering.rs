@@ -8,6 +8,7 @@
 mod choice;
 mod forwarding;
 mod leaving;
+mod names;
 mod reload;
 mod sysctl;
 mod told;
@@ -15,6 +16,7 @@ mod told;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use dtun_shared::files::Files;
 use dtun_shared::leaving::{Bind, Leaving};
 use dtun_shared::link::{Change, Netlink};
@@ -23,12 +25,12 @@ use dtun_shared::meta::Addresses;
 
 use crate::config::SpokeConfig;
 use crate::dns::Resolvers;
-use crate::firewall::{Ending, Firewall, Settings};
+use crate::firewall::{Firewall, Settings};
 use crate::routes::{BypassSource, NotRouted, Place, RouteWhat, Routes};
 pub(crate) use choice::{Filtered, NoUplink};
 use dtun_shared::repairs::Repairs;
 use reload::plan;
-use told::tell_no_firewall;
+use told::{tell_no_firewall, tell_others_lock};
 
 /// Rules, firewall and resolvers of the tunnel.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub(crate) struct Steering {
     firewall: Option<Firewall>,
     /// Whether the user knows that its part is missing.
     told_no_firewall: bool,
+    /// Whether the user knows that no names can be asked for.
+    told_no_names: bool,
     /// Whether nothing marks what it would mark.
     unmarked: bool,
     routes: Option<Routes>,
@@ -106,6 +110,7 @@ impl Steering {
             netlink: netlink.clone(),
             firewall: None,
             told_no_firewall: false,
+            told_no_names: false,
             unmarked: false,
             what: config.route.clone(),
             routes,
@@ -157,7 +162,14 @@ impl Steering {
         lease: Option<&Lease>,
     ) -> anyhow::Result<()> {
         if let Some(settings) = Settings::for_spoke(config)? {
-            self.firewall = Some(Firewall::start(&self.netlink, settings, lease).await?);
+            let (firewall, begun) = Firewall::start(&self.netlink, settings, lease)?;
+            self.firewall = Some(firewall); // A stop from here on may find a lock.
+            begun.await.context("the firewall's keeper is gone")??;
+        }
+        if config.strict {
+            self.tell_names().await;
+        } else {
+            tell_others_lock().await;
         }
 
         Ok(())
@@ -167,6 +179,7 @@ impl Steering {
     pub(crate) async fn stand(&mut self, lease: Lease) {
         self.lease = Some(lease);
         self.read_list();
+        self.tell_names().await;
         if self.told.is_none() {
             self.set_names().await;
         }
@@ -190,19 +203,17 @@ impl Steering {
 
     /// Takes everything down until there is a session again.
     pub(crate) async fn withdraw(&mut self) {
-        self.lease = None;
-        self.due = None;
-        self.look = Look::default();
+        self.forget_tunnel();
         self.take_down().await;
         self.resolvers.restore().await;
     }
 
-    /// Leaves nothing behind, but for a lock that is to stay.
-    pub(crate) async fn remove(&mut self, ending: Ending) {
-        self.withdraw().await;
-        if let Some(firewall) = self.firewall.take() {
-            firewall.end(ending).await;
-        }
+    /// Whether there was one.
+    fn forget_tunnel(&mut self) -> bool {
+        self.due = None;
+        self.look = Look::default();
+
+        self.lease.take().is_some()
     }
 
     /// Notes that something changed in the machine's network.
@@ -372,15 +383,19 @@ impl Steering {
     }
 
     async fn take_down(&mut self) {
+        self.remove_routes().await;
+        if let Some(firewall) = &self.firewall {
+            firewall.withdraw().await;
+        }
+    }
+
+    async fn remove_routes(&mut self) {
         let started = Instant::now();
         if let Some(routes) = &mut self.routes {
             match routes.remove().await {
                 Ok(()) => tracing::debug!(took = ?started.elapsed(), "routes removed"),
                 Err(error) => tracing::warn!("{error}"),
             }
-        }
-        if let Some(firewall) = &self.firewall {
-            firewall.withdraw().await;
         }
     }
 

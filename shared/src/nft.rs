@@ -54,7 +54,7 @@ async fn carry_out(arguments: &[&str], script: &str) -> Result<String, NftError>
         status,
         stdout,
         stderr,
-    } = timeout(PATIENCE, work)
+    } = timeout(patience(script), work)
         .await
         .map_err(|_| NftError::Silent)?
         .map_err(NftError::Io)?;
@@ -170,7 +170,7 @@ impl Owner {
     /// Ends the process and waits until its tables are gone.
     pub async fn close(mut self) {
         drop(self.stdin);
-        if timeout(PATIENCE, self.child.wait()).await.is_err() {
+        if timeout(patience(""), self.child.wait()).await.is_err() {
             kill(&mut self.child).await;
         }
     }
@@ -199,7 +199,7 @@ impl Owner {
             Err(NftError::Ended)
         };
 
-        timeout(PATIENCE, errors)
+        timeout(patience(line), errors)
             .await
             .unwrap_or(Err(NftError::Silent))
             .map_err(NftError::early)
@@ -234,8 +234,16 @@ fn command() -> Command {
     command
 }
 
-/// A hundred thousand networks take two seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// For how long nft may work on a script: a hundred thousand networks, 2 MB, take
+/// two seconds, and a small machine is ten times slower.
+fn patience(script: &str) -> Duration {
+    LEAST + Duration::from_secs(script.len() as u64 / BYTES_A_SECOND)
+}
+
+/// Whoever waits may wait for a lock to be closed.
+const LEAST: Duration = Duration::from_secs(5);
+
+const BYTES_A_SECOND: u64 = 64 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -518,7 +518,7 @@ fn a_tunnel_that_the_lock_could_not_be_told_of_passes_later() {
     spoke.line("nothing passes by the tunnel either");
     spoke.line("tunnel up");
     reaches_not(&host, HUB4);
-    std::fs::remove_file(nft.0.path("fail")).unwrap();
+    nft.does_no_longer("fail");
     reaches_within(&host, HUB4, SOON);
     spoke.line("the firewall has its rules");
 }
@@ -569,12 +569,13 @@ fn what_others_do_while_the_lock_is_changed_is_seen() {
     reaches(&host, HUB4);
 }
 
-/// A program nft that fails while there is a file `fail`, and after it has made a
-/// table anew does what a file `then` says, once.
-struct Nft(Scratch);
+/// A program nft that fails while there is a file `fail`, does nothing while there
+/// is `hang`, nor with a long script while there is `slow`; once it has made a table
+/// anew it does what a file `then` says, once, and does not end while there is `held`.
+pub(crate) struct Nft(Scratch);
 
 impl Nft {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let scratch = Scratch::new();
         let folder = scratch.path("");
         std::fs::copy("/usr/sbin/nft", scratch.path("nft")).unwrap();
@@ -583,9 +584,13 @@ impl Nft {
             &format!(
                 "cd {folder}\n[ -e fail ] && {{ echo 'Error: it fails' >&2; exit 1; }}\n\
                  case $* in *-i*) exec ./nft \"$@\";; esac\n\
-                 cat > script\n./nft \"$@\" < script\ncode=$?\nPATH=.:$PATH\n\
-                 grep -q 'flush table' script && mv then now 2>/dev/null && \
-                 {{ sh now; mv now done; }}\nexit $code"
+                 cat > script\nwhile_there() {{ while [ -e $1 ]; do sleep 0.05; done; }}\n\
+                 while_there hang\n\
+                 [ $(wc -c < script) -gt 50000 ] && while_there slow\n\
+                 ./nft \"$@\" < script\ncode=$?\nPATH=.:$PATH\n\
+                 grep -q 'flush table' script || exit $code\n\
+                 mv then now 2>/dev/null && {{ sh now; mv now done; }}\n\
+                 while_there held\nexit $code"
             ),
         );
 
@@ -593,19 +598,29 @@ impl Nft {
     }
 
     /// A spoke that has no other.
-    fn spoke(&self, host: &Netns, args: &[&str]) -> Daemon {
+    pub(crate) fn spoke(&self, host: &Netns, args: &[&str]) -> Daemon {
+        self.dtun(host, &[SPOKE, args].concat())
+    }
+
+    /// The same for any of our commands.
+    pub(crate) fn dtun(&self, host: &Netns, args: &[&str]) -> Daemon {
         let bind = "mount --bind \"$0\" /usr/sbin/nft && exec \"$@\"";
         let mut command = host.command("unshare");
         command.args(["-m", "sh", "-c", bind, &self.0.path("wrapper")]);
         command.arg(env!("CARGO_BIN_EXE_dtun"));
-        command.args([SPOKE, args].concat());
+        command.args(args);
 
         Daemon::spawn(command)
     }
 
-    fn does(&self, name: &str, script: &str) {
+    pub(crate) fn does(&self, name: &str, script: &str) {
         std::fs::write(self.0.path("new"), script).unwrap();
         std::fs::rename(self.0.path("new"), self.0.path(name)).unwrap();
+    }
+
+    /// The end of what [`Self::does`].
+    pub(crate) fn does_no_longer(&self, name: &str) {
+        std::fs::remove_file(self.0.path(name)).unwrap();
     }
 
     /// Whether `then` is done; the next call asks for the next.
@@ -616,7 +631,7 @@ impl Nft {
 
 /// Runs `dtun lock` or `dtun unlock`; returns what it said.
 #[track_caller]
-fn dtun(host: &Netns, line: &str) -> String {
+pub(crate) fn dtun(host: &Netns, line: &str) -> String {
     let (code, said) = call(host, line);
     assert_eq!(code, Some(0), "{line}: {said}");
 
@@ -641,7 +656,7 @@ fn call(host: &Netns, line: &str) -> (Option<i32>, String) {
 }
 
 /// A container behind a bridge of its own, as Docker makes them.
-fn guest(host: &Host, bridge: &str, net: u8) -> Netns {
+pub(crate) fn guest(host: &Host, bridge: &str, net: u8) -> Netns {
     let guest = Netns::new(bridge);
     let port = format!("port{net}");
     host.ip(&format!("link add {bridge} type bridge"));
@@ -698,13 +713,13 @@ fn reaches_within_not(from: &Netns, www: &Host) {
     });
 }
 
-const LOCKED: &[&str] = &["-route", "default", "-strict"];
+pub(crate) const LOCKED: &[&str] = &["-route", "default", "-strict"];
 
 /// What goes elsewhere finds the lock itself, not a hub that forwards nothing.
-const LITTLE: &[&str] = &["-route", "192.0.2.0/24", "-strict"];
+pub(crate) const LITTLE: &[&str] = &["-route", "192.0.2.0/24", "-strict"];
 
 /// A spoke whose state nobody keeps.
-const SPOKE: &[&str] = &[
+pub(crate) const SPOKE: &[&str] = &[
     "-key",
     "foo",
     "-id",
@@ -715,8 +730,8 @@ const SPOKE: &[&str] = &[
     "198.18.1.2:443",
 ];
 
-const CLOSED: &str = "the lock of -strict is closed";
+pub(crate) const CLOSED: &str = "the lock of -strict is closed";
 
 const TAKEN_OVER: &str = "is taken over";
 
-const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(10);

@@ -41,6 +41,7 @@ mod interop;
 mod leases;
 mod lines;
 mod lock;
+mod lock_edges;
 mod lossy;
 mod mtu;
 mod nat;

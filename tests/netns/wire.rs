@@ -83,6 +83,11 @@ impl<'a> Wire<'a> {
         }
     }
 
+    /// Captures no longer.
+    pub(crate) fn end(self) {
+        self.router.run(&format!("nft delete table {}", self.table));
+    }
+
     fn packets(&self, counter: &str) -> u64 {
         let text = self
             .router

@@ -1,7 +1,9 @@
 //! The task that keeps the filter as it is to be.
 
 mod change;
+mod ending;
 mod locked;
+mod repair;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -36,10 +38,6 @@ pub(super) enum Order {
         done: oneshot::Sender<()>,
     },
     Withdraw(oneshot::Sender<()>),
-    End {
-        ending: Ending,
-        done: oneshot::Sender<()>,
-    },
 }
 
 pub(super) struct Guard {
@@ -49,6 +47,8 @@ pub(super) struct Guard {
     end: Option<End>,
     inside: BTreeSet<String>,
     hold: Hold,
+    /// Whether a lock was closed, or none was asked for.
+    begun: bool,
     /// Whether the table may not be what it is to be.
     behind: bool,
     /// With a lock: tells other processes of ours that we are here, also after
@@ -58,6 +58,8 @@ pub(super) struct Guard {
     locked: Arc<AtomicBool>,
     /// When to look at the devices again.
     look: Option<Instant>,
+    /// When they were looked at.
+    looked: Option<Instant>,
     /// When to put back what somebody took away, or what failed.
     repair: Option<Instant>,
     /// When a lock that is open for a time should be closed.
@@ -76,15 +78,17 @@ enum Wake {
 }
 
 impl Guard {
-    pub(super) async fn new(
+    pub(super) fn new(
         netlink: Netlink,
         settings: Settings,
         lease: Option<&Lease>,
     ) -> anyhow::Result<Self> {
         let held = settings.lock.is_some().then(Held::take).transpose()?;
         let changes = netlink.watch().context("failed to watch the network")?;
-        let mut guard = Self {
+
+        Ok(Self {
             hold: Hold::none(),
+            begun: false,
             behind: false,
             _held: held,
             settings,
@@ -95,17 +99,22 @@ impl Guard {
             repairs: Repairs::of("rules of the firewall").every(QUARREL),
             locked: Arc::default(),
             look: None,
+            looked: None,
             repair: None,
             closes: None,
             failures: 0,
             deaf: None,
-        };
-        if guard.wants_inside() {
-            guard.look_inside().await;
+        })
+    }
+
+    /// Closes a lock; what is no lock needs a tunnel first.
+    async fn begin(&mut self) -> anyhow::Result<()> {
+        if self.wants_inside() {
+            self.look_inside().await;
         }
-        if guard.settings.lock.is_some() {
+        if self.settings.lock.is_some() {
             let watch = TableWatch::new(lock::TABLE).context("failed to watch the firewall")?;
-            let standing = guard.close(watch).await?;
+            let standing = self.close(watch).await?;
             tracing::warn!(
                 "{}: only the tunnel and what -bypass names is open, until this program is \
                  stopped by hand or `dtun unlock`",
@@ -118,14 +127,15 @@ impl Guard {
             // Before there is a device: until a child has become another program
             // it holds what we hold. One that is missing is told of later.
             let owner = Owner::new().await.ok();
-            guard.hold = Hold::Owned {
+            self.hold = Hold::Owned {
                 owner: owner.map(Box::new),
                 table: None,
                 unlocked: None,
             };
         }
+        self.begun = true;
 
-        Ok(guard)
+        Ok(())
     }
 
     /// Whether the lock is there, from now on.
@@ -133,15 +143,39 @@ impl Guard {
         Arc::clone(&self.locked)
     }
 
-    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+    /// Keeps the filter until `end` says what is to become of it, at whatever
+    /// await that finds us; `begun` hears of the first step.
+    pub(super) async fn run(
+        mut self,
+        begun: oneshot::Sender<anyhow::Result<()>>,
+        orders: mpsc::Receiver<Order>,
+        mut end: oneshot::Receiver<Ending>,
+    ) {
+        let ending = tokio::select! {
+            biased;
+            ending = &mut end => ending,
+            () = self.keep(begun, orders) => end.await,
+        };
+        if let Ok(ending) = ending {
+            self.finish(ending).await;
+        }
+    }
+
+    async fn keep(
+        &mut self,
+        begun: oneshot::Sender<anyhow::Result<()>>,
+        mut orders: mpsc::Receiver<Order>,
+    ) {
+        let result = self.begin().await;
+        let failed = result.is_err();
+        // Nobody waits any more where we are asked to end.
+        begun.send(result).unwrap_or_default();
+        if failed {
+            return;
+        }
         loop {
             match self.wait(&mut orders).await {
                 Wake::Order(None) => return,
-                Wake::Order(Some(Order::End { ending, done })) => {
-                    self.finish(ending).await;
-                    done.send(()).unwrap_or_default();
-                    return;
-                }
                 Wake::Order(Some(order)) => self.obey(order).await,
                 Wake::Change(change) => self.note(change),
                 Wake::Held(Broken::Touched(touch)) => self.touched(touch).await,
@@ -189,7 +223,6 @@ impl Guard {
                 self.withdraw().await;
                 done.send(()).unwrap_or_default();
             }
-            Order::End { .. } => {}
         }
     }
 
@@ -241,26 +274,9 @@ impl Guard {
         Ok(())
     }
 
-    /// Tries again what failed: always where it is a lock, which blocks the
-    /// tunnel itself until it knows of it.
-    fn retry(&mut self, error: &NftError) {
-        let passes = match error {
-            NftError::Silent | NftError::Ended | NftError::Io(_) => true,
-            NftError::Missing | NftError::Start(_) | NftError::Refused(_) => false,
-        };
-        if passes || self.hold.is_lock() {
-            self.repair_later();
-        }
-    }
-
-    fn repair_later(&mut self) {
-        self.repair = Some(Instant::now() + later(self.failures));
-        self.failures = self.failures.saturating_add(1);
-    }
-
     fn note(&mut self, change: io::Result<Change>) {
         let soon = match change {
-            Ok(Change::Link { .. } | Change::Route | Change::Lost) => REST,
+            Ok(Change::Link { .. } | Change::Route | Change::Lost) => self.rest(),
             Ok(_) => return,
             Err(error) => {
                 tracing::debug!(%error, "network changes are not told");
@@ -274,10 +290,11 @@ impl Guard {
         }
     }
 
-    fn broken(&mut self) {
-        let now = Instant::now();
-        let at = self.repairs.not_before().map_or(now, |at| at.max(now));
-        self.repair.get_or_insert(at);
+    /// A change is looked at once; where it was one of a burst, after that.
+    fn rest(&self) -> Duration {
+        self.looked.map_or(Duration::ZERO, |looked| {
+            REST.saturating_sub(looked.elapsed())
+        })
     }
 
     async fn duties(&mut self) {
@@ -295,25 +312,8 @@ impl Guard {
         }
     }
 
-    async fn put_back(&mut self, now: Instant) {
-        let (was_behind, failures) = (self.behind, self.failures);
-        if let Err(error) = self.put_up().await {
-            if failures == 0 {
-                tracing::error!("failed to put the firewall's rules back: {error}");
-            } else {
-                tracing::debug!(%error, failures, "the firewall's rules still fail");
-            }
-            self.repair_later();
-            return;
-        }
-        if was_behind {
-            tracing::info!("the firewall has its rules");
-        } else if self.repairs.made(now).is_zero() {
-            tracing::info!("the firewall's rules were changed by another program: put back");
-        }
-    }
-
     async fn look_inside(&mut self) {
+        self.looked = Some(Instant::now());
         let inside = match inside_now(&self.netlink).await {
             Ok(inside) if inside == self.inside => return,
             Ok(inside) => inside,
@@ -332,27 +332,6 @@ impl Guard {
                 self.behind = true;
                 self.retry(&error);
             }
-        }
-    }
-
-    async fn finish(&mut self, ending: Ending) {
-        let ending = match ending {
-            Ending::Open if self.settings.lock.is_some() && lock::machine_stops().await => {
-                Ending::Locked // Other programs may still run.
-            }
-            Ending::Open | Ending::Locked => ending,
-        };
-        let hold = std::mem::replace(&mut self.hold, Hold::none());
-        match (hold, ending) {
-            (hold @ Hold::Owned { .. }, _) => hold.end().await,
-            (Hold::Locked(_), Ending::Locked) => tracing::warn!(
-                "the lock of -strict stays closed: `dtun unlock` opens it, the next start takes \
-                 it over"
-            ),
-            (Hold::Locked(_), Ending::Open) => match lock::remove().await {
-                Ok(()) => tracing::info!("the lock of -strict is gone"),
-                Err(error) => tracing::error!("failed to remove the lock of -strict: {error}"),
-            },
         }
     }
 
@@ -377,12 +356,6 @@ async fn not_before(time: Option<Instant>) {
     }
 }
 
-/// How long to wait after so many failures before; the program may be missing
-/// for good.
-fn later(failures: u32) -> Duration {
-    (BLIND * (1 << failures.min(5))).min(RARE)
-}
-
 /// The lock may not be open for as long as a second.
 const QUARREL: Duration = Duration::from_millis(700);
 
@@ -391,6 +364,3 @@ const REST: Duration = Duration::from_millis(50);
 
 /// How long to wait where nothing is told, or nothing works.
 const BLIND: Duration = Duration::from_secs(2);
-
-/// Between tries of what keeps failing.
-const RARE: Duration = Duration::from_secs(60);

@@ -1,7 +1,7 @@
 //! Which devices lead to nobody but this machine's own guests: bridges of
 //! containers and virtual machines. Pure.
 //!
-//! A bridge with a port that may lead further (a network card, a VLAN, a tunnel)
+//! One without ports leads to nobody yet, and the first may be any. A bridge with a port that may lead further (a network card, a VLAN, a tunnel)
 //! is the network outside, and so is one that a default route leaves by: a guest
 //! is the router there.
 
@@ -16,14 +16,22 @@ use super::plan::is_plain;
 /// The names of the inside devices among `links`.
 pub(super) fn inside(links: &[Link], routes: &[Route]) -> BTreeSet<String> {
     let leads_out = |index: u32| {
-        let mut ports = links.iter().filter(|link| link.master == Some(index));
         let mut defaults = routes.iter().filter(|route| route.net.prefix_len() == 0);
 
-        ports.any(|port| !is_guests(port)) || defaults.any(|route| route.oif == Some(index))
+        defaults.any(|route| route.oif == Some(index))
+    };
+    let has_guests_alone = |index: u32| {
+        let mut ports = links
+            .iter()
+            .filter(|link| link.master == Some(index))
+            .peekable();
+
+        ports.peek().is_some() && ports.all(is_guests)
     };
 
     bridges(links)
-        .filter(|bridge| is_plain(&bridge.name) && !leads_out(bridge.index))
+        .filter(|bridge| is_plain(&bridge.name))
+        .filter(|bridge| has_guests_alone(bridge.index) && !leads_out(bridge.index))
         .map(|bridge| bridge.name.clone())
         .collect()
 }
@@ -91,7 +99,7 @@ mod tests {
             link(11, "overlay", Some("bridge"), None),
             link(12, "vx", Some("vxlan"), Some(11)),
         ];
-        let names = ["docker0", "empty", "virbr0"].map(str::to_owned);
+        let names = ["docker0", "virbr0"].map(str::to_owned);
 
         assert_eq!(inside(&guests, &[route("0.0.0.0/0", 2)]), names.into());
     }
@@ -102,6 +110,9 @@ mod tests {
             link(3, "br0", Some("bridge"), None),
             link(4, "br1", Some("bridge"), None),
             link(5, "br2", Some("bridge"), None),
+            link(6, "veth0", Some("veth"), Some(3)),
+            link(7, "veth1", Some("veth"), Some(4)),
+            link(8, "veth2", Some("veth"), Some(5)),
         ];
         let routes = [
             route("0.0.0.0/0", 3),
@@ -116,8 +127,10 @@ mod tests {
     fn a_name_that_nft_would_take_for_another_is_no_inside_device() {
         let links = ["b*", "b\"", "b c", "br-1.2_@+"].map(|name| {
             let index = name.len() as u32;
-            link(index, name, Some("bridge"), None)
+            let port = link(100 + index, "veth", Some("veth"), Some(index));
+            [link(index, name, Some("bridge"), None), port]
         });
+        let links = links.concat();
 
         assert_eq!(inside(&links, &[]), ["br-1.2_@+".to_owned()].into());
     }

@@ -36,7 +36,9 @@ pub async fn lock(config: LockConfig) -> anyhow::Result<()> {
     let settings = Settings::for_lock(&config)?;
     let inside = inside_now(&netlink).await?;
     close(&settings.plan(inside)).await?;
-    tracing::info!("the lock of -strict is closed: `dtun unlock` opens it");
+    tracing::info!(
+        "the lock of -strict is closed: `dtun unlock` opens it, a spoke with -strict takes it over"
+    );
 
     Ok(())
 }
@@ -126,24 +128,49 @@ pub(super) enum Seen {
     Unlocked,
 }
 
-/// Closes the lock, or takes over what stands without an open moment.
+/// Closes the lock, or takes over what stands without an open moment. A long list
+/// is opened after that.
 pub(super) async fn close(plan: &Plan) -> anyhow::Result<Standing> {
     let standing = match stands().await {
         Ok(true) => Standing::Was,
         Ok(false) => Standing::New,
         Err(error) => return Err(error).context("the lock of -strict cannot be closed"),
     };
-    let mut commands = plan.commands(TABLE);
-    commands.push(format!("flush set inet {TABLE} {OPEN}"));
-    if standing == Standing::New {
-        let families = families(&format!(" timeout {}s", YOUTH.as_secs()));
-        commands.push(format!("add element inet {TABLE} {YOUNG} {families}"));
-    }
-    carry_out(&commands)
+    close_as(plan, standing)
         .await
         .context("the lock of -strict cannot be closed")?;
 
     Ok(standing)
+}
+
+async fn close_as(plan: &Plan, standing: Standing) -> Result<(), NftError> {
+    let shut = format!("flush set inet {TABLE} {OPEN}");
+    let bare = plan.without_bypass();
+    let first = if plan.is_long() { &bare } else { plan };
+    match standing {
+        Standing::New => {
+            let families = families(&format!(" timeout {}s", YOUTH.as_secs()));
+            let young = format!("add element inet {TABLE} {YOUNG} {families}");
+            carry_out(&[first.commands(TABLE), vec![young]].concat()).await?;
+            if !plan.is_long() {
+                return Ok(());
+            }
+        }
+        // What another version left may have none.
+        Standing::Was if plan.is_long() => drop(nft::run(&shut).await),
+        Standing::Was => {}
+    }
+
+    carry_out(&[plan.commands(TABLE), vec![shut]].concat()).await
+}
+
+/// Closes a lock that is broken or gone, but for the list.
+pub(super) async fn close_first(plan: &Plan) -> Result<(), NftError> {
+    if seen(plan).await? == Seen::Broken {
+        carry_out(&plan.without_bypass().commands(TABLE)).await?;
+    }
+
+    Ok(())
 }
 
 /// Whether the service manager is stopping everything.
@@ -162,7 +189,7 @@ pub(super) async fn machine_stops() -> bool {
 
 /// Makes the lock what it is to be; what opened it for a time goes on.
 pub(super) async fn renew(plan: &Plan) -> Result<(), NftError> {
-    if plan.bypass_len() > LONG && !stands().await? {
+    if plan.is_long() && !stands().await? {
         // Somebody removed it: closed first, open for the long list later.
         carry_out(&plan.without_bypass().commands(TABLE)).await?;
     }
@@ -292,7 +319,7 @@ async fn carry_out(commands: &[String]) -> Result<(), NftError> {
 }
 
 /// Whether the lock's table is there.
-pub(super) async fn stands() -> Result<bool, NftError> {
+pub(crate) async fn stands() -> Result<bool, NftError> {
     let tables = nft::run("list tables").await?;
     let line = format!("table inet {TABLE}");
 
@@ -337,9 +364,6 @@ impl Drop for Held {
 
 /// The lock's table.
 pub(super) const TABLE: &str = "dtun-lock";
-
-/// So many networks take a tenth of a second.
-const LONG: usize = 10_000;
 
 /// Connections that are older than the lock have given up by then.
 const YOUTH: Duration = Duration::from_secs(300);

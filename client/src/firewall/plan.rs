@@ -12,6 +12,7 @@
 
 #![deny(clippy::disallowed_methods, reason = "this is pure")]
 
+mod lock;
 mod text;
 
 use std::collections::BTreeSet;
@@ -22,6 +23,8 @@ use dtun_shared::link::{GROUP_OF_HUBS, GROUP_OF_SPOKES};
 use dtun_shared::mark::Mark;
 
 use crate::routes::Bypass;
+pub(super) use lock::is_for_a_time;
+use lock::{own_connections, tried};
 use text::{Text, join};
 
 /// One table.
@@ -59,6 +62,8 @@ pub(super) struct Chosen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Lock {
     pub(super) bypass: Bypass,
+    /// Ports of TCP that somebody listens at on this machine.
+    pub(super) served: BTreeSet<u16>,
     /// Ports that the kernel gives to sockets that ask for none.
     pub(super) ephemeral: RangeInclusive<u16>,
 }
@@ -83,9 +88,11 @@ impl Plan {
         text.commands
     }
 
-    /// How many networks are open.
-    pub(super) fn bypass_len(&self) -> usize {
-        self.lock.as_ref().map_or(0, |lock| lock.bypass.len())
+    /// Whether so many networks are open that it takes a while to say them.
+    pub(super) fn is_long(&self) -> bool {
+        self.lock
+            .as_ref()
+            .is_some_and(|lock| lock.bypass.len() > LONG)
     }
 
     /// The same with no network open.
@@ -117,6 +124,10 @@ impl Plan {
         for set in [OPEN, YOUNG] {
             text.set(set, "type nf_proto; flags timeout;");
         }
+        tried(text);
+        text.set("served", "type inet_service;");
+        let served: Vec<_> = lock.served.iter().collect();
+        text.elements("served", &served);
         text.set("bypass4", "type ipv4_addr; flags interval;");
         text.elements("bypass4", &lock.bypass.ip4);
         text.set("bypass6", "type ipv6_addr; flags interval;");
@@ -167,20 +178,7 @@ impl Plan {
         self.pass_others("arrive", text);
         let unmarked = format!("ct mark & {:#010x} == 0", self.mark.mask());
         if let Some(lock) = &self.lock {
-            let (low, high) = (lock.ephemeral.start(), lock.ephemeral.end());
-            // A connection out of this machine that is older than the filter may
-            // show itself first by what comes in for it.
-            text.rule(
-                "arrive",
-                &format!(
-                    "{unmarked} tcp flags & (fin | syn | rst | ack) != syn \
-                     tcp dport {low}-{high} return"
-                ),
-            );
-            text.rule(
-                "arrive",
-                &format!("meta nfproto @{YOUNG} ct state new udp dport {low}-{high} return"),
-            );
+            own_connections(lock, &unmarked, text);
         }
         let set_mark = set("ct mark", self.mark);
         text.rule(
@@ -242,6 +240,7 @@ impl Plan {
 
     /// Keeps questions for names from leaving by another way than the tunnel.
     fn hold_names(&self, text: &mut Text) {
+        text.chain("refuse", "");
         refuse(text);
         text.chain("names", "");
         text.rule("names", "oifname @inside return");
@@ -254,72 +253,6 @@ impl Plan {
             text.chain(chain, &format!("type filter hook {hook} priority 10;"));
             text.rule(chain, &format!("{QUESTION} goto names"));
         }
-    }
-
-    /// Lets nothing leave but what is named.
-    fn close(&self, text: &mut Text) {
-        refuse(text);
-        self.ways(text);
-
-        // What a program is told at once.
-        for (chain, hook) in [("send", "output"), ("pass", "forward")] {
-            text.chain(chain, &format!("type filter hook {hook} priority 10;"));
-            self.free(chain, "goto refuse", text);
-            if chain == "send" {
-                self.own(chain, text);
-            }
-            text.rule(chain, "jump ways");
-            text.rule(chain, "goto refuse");
-        }
-        // What other programs' marks or translations led elsewhere after that.
-        text.chain(LAST, "type filter hook postrouting priority 350;");
-        self.free(LAST, "counter drop", text);
-        self.own(LAST, text);
-        text.rule(LAST, "jump ways");
-        text.rule(LAST, "counter drop");
-    }
-
-    /// Everything while the lock is open, and what stays on this machine or
-    /// goes into the tunnel; nothing else with the lease's addresses.
-    fn free(&self, chain: &str, refused: &str, text: &mut Text) {
-        text.rule(chain, &format!("meta nfproto @{OPEN} accept"));
-        text.rule(chain, "oifname @inside accept");
-        if let Some(End { ip4, ip6, .. }) = &self.end {
-            text.rule(chain, &format!("ip saddr {ip4} {refused}"));
-            if let Some(ip6) = ip6 {
-                text.rule(chain, &format!("ip6 saddr {ip6} {refused}"));
-            }
-        }
-    }
-
-    /// Our own datagrams, and what gives this machine addresses and neighbours.
-    fn own(&self, chain: &str, text: &mut Text) {
-        text.rule(chain, &format!("meta mark {} accept", is(self.mark)));
-        for (from, to) in [(68, 67), (67, 68), (546, 547), (547, 546)] {
-            text.rule(chain, &format!("udp sport {from} udp dport {to} accept"));
-        }
-        text.rule(
-            chain,
-            "ip6 hoplimit 255 icmpv6 type { nd-router-solicit, nd-router-advert, \
-             nd-neighbor-solicit, nd-neighbor-advert } accept",
-        );
-        text.rule(
-            chain,
-            "ip6 hoplimit 1 icmpv6 type { mld-listener-report, mld-listener-done, \
-             mld2-listener-report } accept",
-        );
-    }
-
-    /// Answers to what came from outside, and the bypass.
-    fn ways(&self, text: &mut Text) {
-        text.chain("ways", "");
-        let ours = is(self.mark);
-        text.rule("ways", &format!("ct direction reply ct mark {ours} accept"));
-        if self.names {
-            text.rule("ways", &format!("{QUESTION} return"));
-        }
-        text.rule("ways", "ip daddr @bypass4 accept");
-        text.rule("ways", "ip6 daddr @bypass6 accept");
     }
 
     fn device(&self) -> Option<&str> {
@@ -338,7 +271,6 @@ pub(super) fn is_plain(name: &str) -> bool {
 
 /// The answer to what may not leave: IPv6 TCP hangs on anything but a reset.
 fn refuse(text: &mut Text) {
-    text.chain("refuse", "");
     text.rule("refuse", "meta l4proto tcp counter reject with tcp reset");
     text.rule("refuse", "counter reject with icmpx type admin-prohibited");
 }
@@ -360,6 +292,9 @@ pub(super) const OPEN: &str = "open";
 
 /// Families whose connections may still be older than the lock.
 pub(super) const YOUNG: &str = "young";
+
+/// So many networks take a hundredth of a second, on a slow machine a tenth.
+const LONG: usize = 1000;
 
 /// The chain that what leaves passes last.
 pub(super) const LAST: &str = "last";

@@ -1,7 +1,8 @@
 //! What the filter is to do, as the command line has it.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::ops::RangeInclusive;
 
 use anyhow::Context as _;
@@ -79,6 +80,7 @@ impl Settings {
             inside,
             lock: self.lock.clone().map(|bypass| Lock {
                 bypass,
+                served: served(),
                 ephemeral: ephemeral(),
             }),
         }
@@ -91,6 +93,35 @@ fn networks(source: Option<&BypassSource>) -> anyhow::Result<Bypass> {
         .context("failed to read the networks of -bypass")
 }
 
+/// The ports of TCP that somebody listens at, on whatever address.
+fn served() -> BTreeSet<u16> {
+    let read = |file| {
+        let file = File::open(format!("/proc/thread-self/net/{file}")).ok();
+        let lines = file.into_iter().flat_map(|it| BufReader::new(it).lines());
+
+        // They come first, and the others may be many.
+        lines
+            .skip(1)
+            .map_while(|line| listened_at(&line.ok()?))
+            .collect::<Vec<_>>()
+    };
+
+    ["tcp", "tcp6"].into_iter().flat_map(read).collect()
+}
+
+/// The port in a line of `/proc/net/tcp`, `sl local_address rem_address st ..`,
+/// all of it hexadecimal; none of a socket that does not listen.
+fn listened_at(line: &str) -> Option<u16> {
+    let mut words = line.split_whitespace();
+    let (_, port) = words.nth(1)?.rsplit_once(':')?;
+    words.nth(1).filter(|state| *state == LISTENS)?;
+
+    u16::from_str_radix(port, 16).ok()
+}
+
+/// TCP_LISTEN of net/tcp_states.h.
+const LISTENS: &str = "0A";
+
 /// The ports that the kernel gives to sockets that ask for none.
 fn ephemeral() -> RangeInclusive<u16> {
     let parse = || {
@@ -100,4 +131,33 @@ fn ephemeral() -> RangeInclusive<u16> {
     };
 
     parse().unwrap_or(32_768..=60_999)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_port_is_served_while_somebody_listens_at_it() {
+        let listener = TcpListener::bind("[::1]:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let outward = TcpStream::connect(at).unwrap();
+        let from = outward.local_addr().unwrap().port();
+
+        let now = served();
+        assert!(now.contains(&at.port()), "{now:?}");
+        assert!(!now.contains(&from), "{now:?}");
+    }
+
+    #[test]
+    fn only_a_line_of_a_socket_that_listens_names_a_port() {
+        let line = "   0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000";
+        assert_eq!(listened_at(line), Some(22));
+        assert_eq!(listened_at(&line.replace(" 0A ", " 01 ")), None);
+        for odd in ["", "0:", "0: 1 2 0A", "0: 00000000:FFFFF 0:0 0A"] {
+            assert_eq!(listened_at(odd), None);
+        }
+    }
 }

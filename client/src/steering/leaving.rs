@@ -1,4 +1,4 @@
-//! What stands over a restart.
+//! What is taken down at the end, and what stands over a restart.
 
 use super::{Lease, Steering, sysctl};
 use crate::firewall::Ending;
@@ -6,6 +6,23 @@ use crate::heritage::{self, LeftSteering};
 use crate::routes::discard_routes;
 
 impl Steering {
+    /// Leaves nothing behind, but for a lock that is to stay.
+    pub(crate) async fn remove(&mut self, ending: Ending) {
+        let stood = self.forget_tunnel();
+        self.remove_routes().await;
+        // A lock that stays is to know of no tunnel; the rest goes at once.
+        if let Some(firewall) = &self.firewall
+            && stood
+            && ending == Ending::Locked
+        {
+            firewall.withdraw().await;
+        }
+        self.resolvers.restore().await;
+        if let Some(firewall) = self.firewall.take() {
+            firewall.end(ending).await;
+        }
+    }
+
     /// What stands, for the next start; none while there is no tunnel.
     pub(crate) fn left(&self) -> Option<LeftSteering> {
         let lease = self.lease.as_ref()?;

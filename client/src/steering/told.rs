@@ -1,6 +1,11 @@
 //! What was said already.
 
+use std::time::Duration;
+
 use dtun_shared::nft::NftError;
+use tokio::time::timeout;
+
+use crate::firewall::lock_stands;
 
 /// Says it once, until it works again.
 pub(super) fn tell_no_firewall(result: Result<(), NftError>, locked: bool, told: &mut bool) {
@@ -23,3 +28,18 @@ pub(super) fn tell_no_firewall(result: Result<(), NftError>, locked: bool, told:
         );
     }
 }
+
+/// Says that a lock stands which no flag of this run asked for.
+pub(super) async fn tell_others_lock() {
+    // One that cannot be seen now does not keep a tunnel waiting.
+    if let Ok(Ok(true)) = timeout(GLANCE, lock_stands()).await {
+        tracing::warn!(
+            "the lock of -strict stands on this machine, and this spoke runs without -strict: \
+             nothing passes by its tunnel; `dtun unlock` opens the lock, a start with -strict \
+             takes it over"
+        );
+    }
+}
+
+/// A process takes milliseconds.
+const GLANCE: Duration = Duration::from_secs(1);

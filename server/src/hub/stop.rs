@@ -21,7 +21,7 @@ impl Hub {
         self.kept.clear();
 
         match stop {
-            Stop::ForGood => self.leave_nothing().await,
+            Stop::ForGood | Stop::Hangup => self.leave_nothing().await,
             Stop::Restart => left::announce(&left::name(self.hooks.listen)),
         }
         if let Some(nat) = self.nat.take() {

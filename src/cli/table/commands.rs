@@ -8,7 +8,7 @@ pub(in crate::cli) const COMMANDS: &[Command] = &[
         brief: "close the lock of -strict",
         text: "Closes the lock of `-strict`: at boot, before there is a spoke, or to end \
                what `dtun unlock` began. It takes the flags of the spoke; of them `-bypass`, `-dns` and `-fwmark` say what \
-               stays open, and the rest is nothing to it. The spoke takes the lock over.",
+               stays open, and the rest is nothing to it. A spoke with `-strict` takes the lock over.",
     },
     Command {
         name: "unlock",
@@ -23,7 +23,7 @@ pub(in crate::cli) const COMMANDS: &[Command] = &[
             text: "",
         }]),
         brief: "open it: for good, or for a while",
-        text: "Opens it until the next start, or for a time, such as a captive portal takes; \
+        text: "Opens it until the next start with `-strict`, or for a time, such as a captive portal takes; \
                24 hours at most.",
     },
     Command {
@@ -36,8 +36,8 @@ pub(in crate::cli) const COMMANDS: &[Command] = &[
                `-post-down` that are due. \
                It takes the flags of the program, best as `-config` `FILE`; of them `-state`, \
                `-table` and `-rule-pref` say where to look. \
-               It touches nothing of a tunnel that runs, and opens no lock: \
-               that is for `dtun unlock`.",
+               It touches nothing of a tunnel that runs, and leaves a lock closed, and says so: \
+               `dtun unlock` opens it.",
     },
     Command {
         name: "routes",

@@ -1,11 +1,14 @@
 //! What the task does for a lock: it closes it, hears who touches it, lets it go
 //! for `dtun unlock` and takes it over again.
 
+use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use dtun_shared::nft::{TableWatch, Touch};
+use dtun_shared::nft::{NftError, TableWatch, Touch};
+use tokio::time::timeout;
 
 use super::super::hold::Hold;
 use super::super::lock::{self, Opened, Seen, Standing};
@@ -29,11 +32,24 @@ impl Guard {
         Ok(standing)
     }
 
+    /// Puts the lock back, which may be open until then: before its list, if that
+    /// takes long.
+    pub(super) async fn put_lock_back(&mut self) -> Result<(), NftError> {
+        let tell = self.failures == 0;
+        let plan = self.plan();
+        if plan.is_long() {
+            told_late(tell, lock::close_first(&plan)).await?;
+            return self.put_up().await;
+        }
+
+        told_late(tell, self.put_up()).await
+    }
+
     /// Somebody else, or `dtun unlock`, changed the lock's table.
     pub(super) async fn touched(&mut self, touch: io::Result<Touch>) {
         match touch {
             Ok(Touch::Elements(set)) if set == plan::OPEN => self.opened().await,
-            Ok(Touch::Elements(set)) if set == plan::YOUNG => {}
+            Ok(Touch::Elements(set)) if plan::is_for_a_time(&set) => {}
             Ok(Touch::Elements(_) | Touch::Any) => self.broken(),
             Err(error) => {
                 tracing::debug!(%error, "changes of the firewall are not told");
@@ -77,7 +93,7 @@ impl Guard {
     async fn unlock(&mut self) {
         tracing::warn!(
             "the lock of -strict was opened by `dtun unlock`: everything may leave this machine \
-             until `dtun lock` or the next start"
+             until `dtun lock` or the next start with -strict"
         );
         self.locked.store(false, Ordering::Relaxed);
         self.repair = None;
@@ -126,10 +142,31 @@ impl Guard {
     }
 }
 
+/// Says where what closes the lock keeps us waiting.
+async fn told_late<T>(tell: bool, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    match timeout(LATE, &mut work).await {
+        Ok(done) => done,
+        Err(_) => {
+            if tell {
+                tracing::error!("{MAY_BE_OPEN}: nft has not answered for {LATE:?}");
+            }
+            work.await
+        }
+    }
+}
+
 /// A time to the second.
 fn rounded(time: Duration) -> Duration {
     Duration::from_secs((time + Duration::from_millis(500)).as_secs())
 }
+
+/// What becomes of a lock that somebody has removed or changed.
+pub(super) const MAY_BE_OPEN: &str = "the lock of -strict was removed or changed by another \
+     program, and everything may leave this machine until it is back";
+
+/// The lock is to be back within that time.
+const LATE: Duration = Duration::from_secs(1);
 
 /// The kernel closes the lock when it looks at the set.
 const LATER: Duration = Duration::from_millis(50);

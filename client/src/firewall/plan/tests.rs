@@ -46,6 +46,7 @@ fn locked() -> Plan {
                 ],
                 ..Bypass::default()
             },
+            served: [22, 8080].into(),
             ephemeral: 32_768..=60_999,
         }),
         ..open()
