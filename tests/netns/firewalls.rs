@@ -4,8 +4,10 @@
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
+use crate::daemon::Daemon;
 use crate::namespace::Netns;
 use crate::nat::nat;
+use crate::network::Network;
 use crate::picture::{HUB_AT_WWW4, HUB_AT_WWW6, Picture, WWW4, WWW6, seen};
 use crate::scratch::Scratch;
 use crate::traffic::{reaches, reaches_not};
@@ -77,6 +79,46 @@ fn a_firewall_that_comes_later_is_let_through_and_one_that_was_killed_for_is_cle
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     assert!(!firewall(host).contains("dtun"), "{}", firewall(host));
+}
+
+#[test]
+fn what_iptables_does_not_let_go_keeps_nothing_else_and_goes_later() {
+    for busy in ["-S", "-D"] {
+        let network = Network::new();
+        let host = network.host(1);
+        restore(&host, "cloud", "legacy");
+        let before = firewall(&host);
+        let scratch = Scratch::new();
+        let held = scratch.path("held");
+        let body = format!(
+            "if grep -qse \"$(cat {held})\" /proc/$$/cmdline; then
+                echo 'Another app is currently holding the xtables lock.' >&2
+                exit 4
+            fi
+            exec /usr/sbin/iptables-legacy \"$@\""
+        );
+        let tool = scratch.script("iptables-legacy", &body);
+        let folder = tool.strip_suffix("/iptables-legacy").unwrap();
+        std::fs::write(&held, "nothing").unwrap();
+        let mut command = host.command(env!("CARGO_BIN_EXE_dtun"));
+        command
+            .args(["-key", "foo", "-nat", "-state", &scratch.path("state")])
+            .env("PATH", format!("{folder}:/usr/sbin:/usr/bin:/bin"));
+        let mut hub = Daemon::spawn(command);
+        hub.line("listening");
+        let accepts = || host.run("iptables-legacy -S").contains("dtun-hub-443");
+        assert!(accepts());
+
+        std::fs::write(&held, busy).unwrap();
+        assert!(hub.terminate().success());
+        hub.line("failed to remove the rules of -nat");
+        assert!(accepts());
+        let tables = host.run("nft list tables");
+        assert!(!tables.contains("dtun"), "{tables}");
+
+        host.run(&format!("{} clean", env!("CARGO_BIN_EXE_dtun")));
+        assert_eq!(firewall(&host), before);
+    }
 }
 
 #[test]

@@ -53,13 +53,14 @@ impl Doors {
     /// Makes what is ours in others' chains what it is to be.
     pub(super) async fn open(&mut self, inside: &[IpNet]) -> Opened {
         let mut opened = Opened::default();
-        let ways = match Ways::look().await {
+        let mut ways = match Ways::look().await {
             Ok(ways) => ways,
             Err(error) => {
                 opened.failed = Some(error);
                 return opened;
             }
         };
+        opened.failed = ways.failed.take();
         for (tool, chains) in &ways.iptables {
             let result = self.open_iptables(tool, chains, inside).await;
             opened.add(result);
@@ -76,23 +77,34 @@ impl Doors {
         opened
     }
 
-    /// Removes all that is ours.
+    /// Removes all that is ours, as far as it can be had; the error is the first.
     pub(super) async fn shut(&mut self) -> Result<(), DoorError> {
-        let ways = Ways::look().await?;
+        let mut ways = Ways::look().await?;
+        let mut failed = ways.failed.take();
+        let mut keep = |result: Result<(), DoorError>| {
+            if let Err(error) = result {
+                failed.get_or_insert(error);
+            }
+        };
         for (tool, chains) in &ways.iptables {
             for (chain, rule) in chains.tagged(&self.tag) {
-                tool.change(&["-D", &chain], &rule).await?;
+                keep(tool.change(&["-D", &chain], &rule).await);
             }
         }
         for change in ways.natives().removal(&self.tag) {
-            nft::run(&change.script).await?;
+            let result = nft::run(&change.script).await;
+            keep(
+                result
+                    .map(drop)
+                    .map_err(|error| DoorError::Native(change.chain, error)),
+            );
         }
         if ways.firewalld {
             let result = self.firewalld.shut(self.claim.as_ref()).await;
-            result.map_err(|error| DoorError::Firewalld(error, self.port))?;
+            keep(result.map_err(|error| DoorError::Firewalld(error, self.port)));
         }
 
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Nothing of ours is left.
@@ -170,6 +182,11 @@ impl Opened {
 struct Ways {
     /// By iptables, and what it printed.
     iptables: Vec<(Tool, Chains)>,
+    /// Families whose iptables has not answered: nobody knows whose chains are
+    /// there.
+    unread: Vec<&'static str>,
+    /// Why.
+    failed: Option<DoorError>,
     /// As nft tells it.
     ruleset: Value,
     firewalld: bool,
@@ -196,12 +213,18 @@ impl Ways {
         let legacy = LEGACY.into_iter().filter(|(file, _)| has_filter(file));
 
         let mut iptables = Vec::new();
+        let (mut unread, mut failed) = (Vec::new(), None);
         for (_, names) in newer.chain(legacy) {
             let ip6 = names[1].starts_with("ip6");
             let tool = Tool { names, ip6 };
-            // One that cannot read it has not made it.
-            let Ok(listing) = tool.run(&["-S"]).await else {
-                continue;
+            let listing = match tool.run(&["-S"]).await {
+                Ok(listing) => listing,
+                Err(error) if error.is_of_another() => continue,
+                Err(error) => {
+                    unread.push(tool.family());
+                    failed.get_or_insert(error);
+                    continue;
+                }
             };
             let chains = Chains::parse(&listing);
             if chains.is_firewalld() {
@@ -213,6 +236,8 @@ impl Ways {
 
         Ok(Self {
             iptables,
+            unread,
+            failed,
             ruleset,
             firewalld,
         })
@@ -220,13 +245,10 @@ impl Ways {
 
     /// The chains that no other program takes care of.
     fn natives(&self) -> Ruleset {
-        let read: Vec<_> = self
-            .iptables
-            .iter()
-            .map(|(tool, _)| tool.family())
-            .collect();
+        let read = self.iptables.iter().map(|(tool, _)| tool.family());
+        let theirs: Vec<_> = read.chain(self.unread.iter().copied()).collect();
 
-        Ruleset::parse(&self.ruleset, &read)
+        Ruleset::parse(&self.ruleset, &theirs)
     }
 }
 
@@ -254,6 +276,19 @@ pub(super) enum DoorError {
     Silent(&'static str),
     #[error("{0} cannot be run: {1}")]
     Io(&'static str, io::Error),
+}
+
+impl DoorError {
+    /// Whether iptables could not read a table because another program has made
+    /// it. Anything else, such as a lock that somebody holds, passes.
+    fn is_of_another(&self) -> bool {
+        match self {
+            Self::Missing(_) => true,
+            Self::Refused { said, .. } => FOREIGN.iter().any(|words| said.contains(words)),
+            Self::Nft(_) | Self::Native(..) | Self::Firewalld(..) => false,
+            Self::Silent(_) | Self::Io(..) => false,
+        }
+    }
 }
 
 /// One program for one family.
@@ -330,5 +365,9 @@ const LEGACY: [(&str, [&str; 2]); 2] = [
         ["ip6tables-legacy", "ip6tables"],
     ),
 ];
+
+/// What iptables says of a table that it does not know how to read (the newer),
+/// or does not have (the older).
+const FOREIGN: [&str; 3] = ["is incompatible", "does not exist", "can't initialize"];
 
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -21,9 +21,7 @@ pub(super) fn switch_on(ip6: bool) {
                 let devices = devices.join(", ");
                 tracing::info!(devices, "routers are still listened to: accept_ra is 2 now");
             }
-            Err(error) => {
-                tracing::warn!("routes that routers announce by IPv6 may be lost: {error}");
-            }
+            Err(error) => warn_of_routers(&error),
         }
         report("IPv6", write(Path::new(FORWARD6)));
     }
@@ -31,7 +29,7 @@ pub(super) fn switch_on(ip6: bool) {
 
 /// Lets devices go on taking addresses and routes from router advertisements:
 /// one that forwards takes them with the value 2 only (ip-sysctl.rst of Linux).
-/// Returns those that had another.
+/// Returns those that had another, but for those that cannot be set.
 fn keep_listening() -> io::Result<Vec<String>> {
     let mut devices = Vec::new();
     for entry in fs::read_dir(CONF6)? {
@@ -40,13 +38,19 @@ fn keep_listening() -> io::Result<Vec<String>> {
         let device = entry.file_name().to_string_lossy().into_owned();
         let may_listen = !["all", "default", "lo"].contains(&device.as_str());
         if may_listen && fs::read_to_string(&file).is_ok_and(|value| value.trim() == "1") {
-            fs::write(file, "2")?;
-            devices.push(device);
+            match fs::write(file, "2") {
+                Ok(()) => devices.push(device),
+                Err(error) => warn_of_routers(&error),
+            }
         }
     }
     devices.sort();
 
     Ok(devices)
+}
+
+fn warn_of_routers(error: &io::Error) {
+    tracing::warn!("routes that routers announce by IPv6 may be lost: {error}");
 }
 
 fn report(family: &str, result: io::Result<()>) {

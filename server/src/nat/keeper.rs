@@ -188,12 +188,13 @@ pub(super) async fn remove_leftover(table: &str, claim: Claim) -> anyhow::Result
     Ok(doors.forget()?)
 }
 
-/// Removes a table, if it is there, and what is ours in others' chains.
+/// Removes a table, if it is there, and what is ours in others' chains: the one
+/// also where the other fails.
 async fn remove(table: &str, doors: &mut Doors) -> anyhow::Result<()> {
-    doors.shut().await?;
+    let shut = doors.shut().await;
     nft::run(&format!("table inet {table}\ndelete table inet {table}")).await?;
 
-    Ok(())
+    Ok(shut?)
 }
 
 /// The spokes may not be cut off for as long as a second.
