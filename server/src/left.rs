@@ -2,6 +2,7 @@
 //! is awaited: a file in `/run/dtun`. A unit's `ExecStopPost` runs within a restart
 //! too, and is not to take away then what that start takes over.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -39,11 +40,11 @@ pub(crate) fn name(listen: SocketAddr) -> String {
     format!("{HUB}{ip}-{port}")
 }
 
-/// Puts the sign up; `name` is the hub's.
-pub(crate) fn announce(name: &str) {
+/// Puts the sign up; `name` is the hub's, and what it leaves are these devices.
+pub(crate) fn announce(name: &str, devices: &[&str]) {
     let path = claim::path(&sign(name));
     let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
-    if let Err(error) = folder.and_then(|()| fs::write(&path, "")) {
+    if let Err(error) = folder.and_then(|()| fs::write(&path, devices.join("\n"))) {
         tracing::debug!(%error, "no sign of the next start");
     }
 }
@@ -62,12 +63,29 @@ pub(crate) fn forget(name: &str) {
 /// asks for it within a restart.
 fn is_awaited(name: &str) -> bool {
     let is_of_unit = std::env::var_os("SERVICE_RESULT").is_some();
+
+    is_of_unit && is_fresh(&sign(name))
+}
+
+/// Devices that wait for the start of a hub that is not `name`.
+pub(crate) fn awaited_devices(name: &str) -> HashSet<String> {
+    let signs = claim::claims(PREFIX).into_iter();
+    let others = signs.filter(|other| *other != sign(name) && is_fresh(other));
+    let notes = others.filter_map(|other| fs::read_to_string(claim::path(&other)).ok());
+
+    notes
+        .flat_map(|note| note.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Whether the start that a sign is of may still come.
+fn is_fresh(sign: &str) -> bool {
     let age = || {
-        let path = claim::path(&sign(name));
-        fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()
+        let metadata = fs::metadata(claim::path(sign)).ok()?;
+        metadata.modified().ok()?.elapsed().ok()
     };
 
-    is_of_unit && age().is_some_and(|age| age < FRESH)
+    age().is_some_and(|age| age < FRESH)
 }
 
 fn sign(name: &str) -> String {

@@ -343,6 +343,30 @@ fn a_hub_that_is_upgraded_has_its_spokes_and_their_networks_back_in_two_seconds(
     drop(lan);
 }
 
+#[test]
+fn a_hub_that_starts_leaves_the_devices_of_one_that_starts_again() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let (mut spoke, _) = Spoke::up(&network, 2, &[]);
+    let device = hub.device("spoke2");
+    hub.signal(Signal::SIGUSR1);
+    assert!(hub.wait().success());
+
+    let scratch = Scratch::new();
+    let (state, address) = (scratch.path("state"), ["-listen", ":4433"]);
+    let args = [&["-key", "foo", "-state", &state], &address[..]].concat();
+    let mut other = Daemon::dtun(&hub.host, &args);
+    other.line("listening");
+    assert_eq!(hub.device("spoke2"), device);
+    assert!(other.terminate().success());
+    assert_eq!(hub.device("spoke2"), device);
+
+    hub.restart();
+    spoke.line("tunnel down");
+    spoke.line_within("tunnel up", BACK);
+    assert_eq!(hub.device("spoke2"), device);
+}
+
 /// A spoke with its own state, on key `foo` towards the hub on host 1.
 fn with_state(host: Host, args: &[&str]) -> (Spoke, Scratch) {
     let scratch = Scratch::new();

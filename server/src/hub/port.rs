@@ -139,6 +139,15 @@ impl Port {
     }
 }
 
+/// Takes the addresses off a device, and with them the routes to the spoke.
+pub(super) async fn strip(netlink: &Netlink, index: u32) -> io::Result<()> {
+    for net in netlink.addresses(index).await? {
+        netlink.remove_address(index, net).await?;
+    }
+
+    Ok(())
+}
+
 /// Takes from the devices of an earlier run what it left on them: addresses of
 /// another pool, routes of sessions that died with it. A route that the owner
 /// has set by hand is not `proto static` and stays.
@@ -168,8 +177,8 @@ pub(super) async fn clean(
     Ok(())
 }
 
-/// Deletes devices of earlier runs that no lease names; those that another hub
-/// on this machine holds stay.
+/// Deletes devices of earlier runs but for those that `named` says and those
+/// that another hub on this machine holds.
 pub(super) async fn delete_strays(
     netlink: &Netlink,
     named: impl Fn(&str) -> bool,

@@ -56,9 +56,12 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
         .iter()
         .filter_map(|l| l.device.clone())
         .collect();
-    port::delete_strays(&netlink, |name| named.contains(name))
-        .await
-        .context("failed to delete devices of an earlier run")?;
+    let others = left::awaited_devices(&left::name(listen));
+    port::delete_strays(&netlink, |name| {
+        named.contains(name) || others.contains(name)
+    })
+    .await
+    .context("failed to delete devices of an earlier run")?;
     let machine = Machine::look(&netlink, &named)
         .await
         .context("failed to look at the machine's networks")?;

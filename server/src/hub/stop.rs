@@ -22,7 +22,10 @@ impl Hub {
 
         match stop {
             Stop::ForGood | Stop::Hangup => self.leave_nothing().await,
-            Stop::Restart => left::announce(&left::name(self.hooks.listen)),
+            Stop::Restart => {
+                let devices: Vec<_> = self.ports.values().map(|port| port.tun.name()).collect();
+                left::announce(&left::name(self.hooks.listen), &devices);
+            }
         }
         if let Some(nat) = self.nat.take() {
             nat.end(stop).await;
@@ -52,9 +55,9 @@ impl Hub {
 
     async fn leave_nothing(&mut self) {
         self.hooks.run_all_down(&self.leases, &mut self.ports).await;
-        for (_, deletion) in self.leaving.drain() {
+        for (_, leaving) in self.leaving.drain() {
             // A panic in it has been reported by the runtime.
-            drop(deletion.await);
+            drop(leaving.deletion.await);
         }
         let ports = self.ports.drain().map(|(_, port)| port).collect();
         if let Err(error) = Port::delete_all(ports, &self.netlink, &self.datapath).await {
