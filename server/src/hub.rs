@@ -81,8 +81,8 @@ struct Hub {
     memory: Memory,
     /// Devices, by their lease's hint.
     ports: HashMap<String, Port>,
-    /// Deletions of devices that wait for their down hooks, by hint.
-    leaving: HashMap<String, JoinHandle<()>>,
+    /// Devices that wait for their down hooks, by hint.
+    leaving: HashMap<String, Leaving>,
     /// Every session that is not over, by serial number.
     kept: HashMap<u64, Kept>,
     policy: Policy,
@@ -99,6 +99,12 @@ struct Hub {
     wire: JoinHandle<()>,
     /// When what was due was done last.
     looked: Instant,
+}
+
+/// A device that is to go when its down hook is over.
+struct Leaving {
+    index: u32,
+    deletion: JoinHandle<()>,
 }
 
 /// What the loop keeps for a session.
@@ -306,7 +312,7 @@ impl Hub {
                 self.delete_port(&hint, port).await;
             }
             let leaving = self.leaving.get(&hint);
-            if leaving.is_some_and(|deletion| !deletion.is_finished()) {
+            if leaving.is_some_and(|leaving| !leaving.deletion.is_finished()) {
                 continue;
             }
             self.leaving.remove(&hint);
@@ -324,11 +330,13 @@ impl Hub {
         };
         let netlink = self.netlink.clone();
         let datapath = Arc::clone(&self.datapath);
+        let index = port.tun.index();
         let deletion = tokio::spawn(async move {
             down.await;
             port.delete(&netlink, &datapath).await;
         });
-        self.leaving.insert(hint.to_owned(), deletion);
+        self.leaving
+            .insert(hint.to_owned(), Leaving { index, deletion });
     }
 
     /// Forgets a session; the last of a hint takes the hint's routes along and

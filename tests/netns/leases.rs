@@ -12,7 +12,7 @@ use crate::network::Network;
 use crate::nobody::{self, Nobody};
 use crate::scratch::Scratch;
 use crate::traffic::reaches;
-use crate::tunnel::{HUB4, Hub, SOON, Spoke, devices, mtu, route};
+use crate::tunnel::{HUB4, HUB6, Hub, SOON, Spoke, devices, mtu, route};
 use crate::wait::until_true;
 
 #[test]
@@ -77,6 +77,35 @@ fn an_address_is_another_s_only_when_the_down_hook_and_the_device_are_done() {
     hub.line("lease over");
     assert_eq!(hub.terminate().code(), Some(0));
     assert_eq!(hub.device("spoke3"), None);
+}
+
+#[test]
+fn a_spoke_that_returns_while_its_down_hook_runs_gets_its_packets_and_its_up_hook_after_it() {
+    let network = Network::new();
+    let notes = Scratch::new();
+    let calls = notes.path("calls");
+    let note = format!("echo $EVENT $TUN >> {calls}");
+    let up = notes.script("up", &note);
+    let go = notes.path("go");
+    let wait = format!("until [ -e {go} ]; do sleep 0.1; done; {note}");
+    let down = notes.script("down", &wait);
+    let mut hub = Hub::start(&network, &["-lease", "0s", "-up", &up, "-down", &down]);
+    hub.host.sysctl("ipv4/conf/all/rp_filter", "1");
+    let (mut spoke, _) = Spoke::up(&network, 2, &[]);
+    spoke.terminate();
+    hub.line("lease over");
+
+    spoke.restart();
+    spoke.lease();
+    reaches(&spoke.host, HUB4);
+    reaches(&spoke.host, HUB6);
+    assert_eq!(notes.read("calls"), "up dtun0\n");
+
+    fs::write(go, "").unwrap();
+    until_true("both hooks", SOON, || {
+        notes.read("calls") == "up dtun0\ndown dtun0\nup dtun1\n"
+    });
+    reaches(&spoke.host, HUB4);
 }
 
 #[test]

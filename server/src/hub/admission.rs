@@ -12,7 +12,7 @@ use dtun_shared::pmtu::carried;
 use dtun_shared::tun::DeviceError;
 use ipnet::Ipv6Net;
 
-use crate::hub::port::{Plan, Port};
+use crate::hub::port::{self, Plan, Port};
 use crate::hub::{Hub, Kept, now};
 use crate::pool::Full;
 use crate::session::{Ended, Inner, Own, Session, Upkeep};
@@ -78,7 +78,8 @@ impl Hub {
             self.watch_fight(session, &old);
         }
         self.end_older(session).await;
-        self.hooks.run_up(session, &self.leases, &mut self.ports);
+        let (ports, leaving) = (&mut self.ports, &mut self.leaving);
+        self.hooks.run_up(session, &self.leases, ports, leaving);
     }
 
     /// The inner MTU towards this peer: what was asked for, or what fits the
@@ -172,6 +173,11 @@ impl Hub {
         let Some(lease) = self.leases.get(hint).cloned() else {
             return Ok(());
         };
+        // Packets are to come and go by the new device, not by one that its down
+        // hook still holds: the kernel may ask that of them (rp_filter).
+        if let Some(leaving) = self.leaving.get(hint) {
+            port::strip(&self.netlink, leaving.index).await?;
+        }
         let name = match lease.device {
             Some(name) => name,
             None => self.free_device().await?,

@@ -8,6 +8,7 @@ use dtun_shared::hook::{self, Lines};
 use dtun_shared::mark::Mark;
 use tokio::task::JoinSet;
 
+use crate::hub::Leaving;
 use crate::hub::port::Port;
 use crate::lease::Leases;
 use crate::left;
@@ -28,12 +29,14 @@ pub(super) struct Hooks {
 type Environment = Vec<(&'static str, String)>;
 
 impl Hooks {
-    /// Starts the up hook, once for each device.
+    /// Starts the up hook, once for each device; that of a lease which came back
+    /// runs after the down hook of its last device.
     pub(super) fn run_up(
         &self,
         session: &Session,
         leases: &Leases,
         ports: &mut HashMap<String, Port>,
+        leaving: &mut HashMap<String, Leaving>,
     ) {
         let hint = &session.hint;
         let Some(port) = ports.get_mut(hint).filter(|port| port.hook.is_none()) else {
@@ -47,7 +50,12 @@ impl Hooks {
         let lines = self.lines.clone();
         let name = self.name(port.tun.name());
         let posted = port.posted.take();
+        let before = leaving.remove(hint);
         port.hook = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                // A panic in it has been reported by the runtime.
+                drop(before.deletion.await);
+            }
             if let Some(up) = up {
                 run(&up, &environment).await;
             }
