@@ -30,11 +30,15 @@ up() {
     if command -v nft >/dev/null; then
         table "$@" | nft -f -
     else
-        for net; do
-            tool=$(tool "$net")
-            "$tool" -w -t nat -A POSTROUTING -s "$net" ! -o dtun+ $comment -j MASQUERADE
-        done
         for tool in iptables ip6tables; do
+            if [ "$tool" = ip6tables ] && ! command -v "$tool" >/dev/null; then
+                echo 'hub-nat.sh: ip6tables is missing: spokes are let out by IPv4 only' >&2
+                continue
+            fi
+            for net; do
+                [ "$(tool "$net")" = "$tool" ] || continue
+                "$tool" -w -t nat -A POSTROUTING -s "$net" ! -o dtun+ $comment -j MASQUERADE
+            done
             for way in -i -o; do
                 "$tool" -w -t mangle -A FORWARD $way dtun+ -p tcp --tcp-flags SYN,RST SYN $comment -j TCPMSS --clamp-mss-to-pmtu
             done

@@ -174,30 +174,57 @@ fn the_script_does_the_same_and_undoes_it_with_nft_or_without() {
     }
 }
 
+#[test]
+fn the_script_lets_ipv4_out_where_neither_nft_nor_ip6tables_is_there() {
+    let network = Network::new();
+    let host = network.host(1);
+    let hidden = ["nft", "ip6tables"];
+
+    let said = script_without(&host, "up", "legacy", &hidden);
+    assert!(said.contains("ip6tables is missing"), "{said}");
+    let rules = host.run("iptables-legacy -t nat -S");
+    assert!(rules.contains("-s 10.0.0.0/24"), "{rules}");
+
+    assert_eq!(script_without(&host, "down", "legacy", &hidden), "");
+    let rules = host.run("iptables-legacy -t nat -S");
+    assert!(!rules.contains("-s 10.0.0.0/24"), "{rules}");
+}
+
 /// Runs hub-nat.sh where `iptables` is of that kind, with or without nft.
 #[track_caller]
 fn script(netns: &Netns, order: &str, kind: &str, nft: bool) {
+    let hidden: &[&str] = if nft { &[] } else { &["nft"] };
+    let said = script_without(netns, order, kind, hidden);
+    assert_eq!(said, "");
+}
+
+/// The same without these programs of /usr/sbin; returns what it complains of.
+#[track_caller]
+fn script_without(netns: &Netns, order: &str, kind: &str, hidden: &[&str]) -> String {
     let scratch = Scratch::new();
     let bin = scratch.path("bin");
     std::fs::create_dir_all(&bin).unwrap();
     for tool in ["iptables", "ip6tables"] {
+        if hidden.contains(&tool) {
+            continue;
+        }
         symlink(format!("/usr/sbin/{tool}-{kind}"), format!("{bin}/{tool}")).unwrap();
     }
-    let hide = if nft {
-        ":"
-    } else {
-        "mount --bind /dev/null /usr/sbin/nft"
-    };
+    let hide: String = hidden
+        .iter()
+        .map(|name| format!("mount --bind /dev/null $(readlink -f /usr/sbin/{name}); "))
+        .collect();
     let output = netns
         .command("unshare")
-        .args(["-m", "sh", "-c", &format!("{hide}; exec \"$@\""), "sh"])
+        .args(["-m", "sh", "-c", &format!("{hide}exec \"$@\""), "sh"])
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/hub-nat.sh"))
         .arg(order)
         .env("PATH", format!("{bin}:/usr/bin:/bin"))
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// By IPv4 and IPv6; the log names these chains, and at the end all is as
