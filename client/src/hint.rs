@@ -8,6 +8,8 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use dtun_shared::places::STATE;
+
 /// The default hint of this machine; `state` is where a random number is kept
 /// if one is needed.
 pub(crate) fn default_hint(state: Option<&Path>) -> String {
@@ -91,9 +93,6 @@ fn digest(bytes: &[u8]) -> u16 {
 
     (hash ^ (hash >> 16) ^ (hash >> 32) ^ (hash >> 48)) as u16
 }
-
-/// Where the state is kept when nobody says otherwise.
-const STATE: &str = "/var/lib/dtun";
 
 const MACHINE_ID: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 

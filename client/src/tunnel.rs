@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dtun_shared::dtls::CipherSuite;
-use dtun_shared::link::{GROUP_OF_SPOKES, Netlink, RouteKind, Via};
+use dtun_shared::link::{GROUP_OF_SPOKES, KERNEL, Netlink, RouteKind, Via};
 use dtun_shared::meta::Addresses;
 use dtun_shared::pmtu::carried;
 use dtun_shared::tun::{DeviceError, Tun};
@@ -342,9 +342,6 @@ const LEAST_MTU: u16 = 1280;
 
 /// The Go program's buffer for a record: a longer one ends its session.
 const GO_BUFFER: u16 = 1500;
-
-/// In /etc/iproute2/rt_protos: routes that come with an address.
-const KERNEL: u8 = 2;
 
 #[cfg(test)]
 mod tests {

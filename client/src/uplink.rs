@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 
 use dtun_shared::leaving::Leaving;
-use dtun_shared::link::{Hop, Netlink, Route, RouteKind};
+use dtun_shared::link::{Hop, MAIN, Netlink, Route, RouteKind};
 use ipnet::IpNet;
 
 use crate::clash::Surroundings;
@@ -152,9 +152,6 @@ fn is_global(ip: IpAddr) -> bool {
 
 /// The protocol number of what `scripts/up-split.sh` puts on the uplink.
 const SPLIT: u8 = 117;
-
-/// In /etc/iproute2/rt_tables.
-const MAIN: u32 = 254;
 
 #[cfg(test)]
 mod tests {

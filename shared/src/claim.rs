@@ -7,6 +7,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::places::RUN;
+
 /// Held until it is dropped, or the process ends.
 #[derive(Debug)]
 pub struct Claim {
@@ -61,7 +63,7 @@ impl Claim {
 
 /// What was noted there stays.
 fn open(path: &Path) -> io::Result<File> {
-    fs::create_dir_all(FOLDER)?;
+    fs::create_dir_all(RUN)?;
 
     File::options()
         .write(true)
@@ -81,7 +83,7 @@ fn stands(file: &File, path: &Path) -> bool {
 
 /// Names that begin like this and have a file, held or not.
 pub fn claims(prefix: &str) -> Vec<String> {
-    let Ok(folder) = fs::read_dir(FOLDER) else {
+    let Ok(folder) = fs::read_dir(RUN) else {
         return Vec::new(); // Nobody ever kept anything.
     };
     let end = format!("-{}", namespace());
@@ -95,15 +97,13 @@ pub fn claims(prefix: &str) -> Vec<String> {
 
 /// The file of that name.
 pub fn path(name: &str) -> PathBuf {
-    Path::new(FOLDER).join(format!("{name}-{}", namespace()))
+    Path::new(RUN).join(format!("{name}-{}", namespace()))
 }
 
 /// The number of the network namespace that this thread is in.
 fn namespace() -> u64 {
     fs::metadata("/proc/thread-self/ns/net").map_or(0, |file| file.ino())
 }
-
-const FOLDER: &str = "/run/dtun";
 
 #[cfg(test)]
 mod tests {

@@ -22,6 +22,7 @@ mod netns;
 pub mod nft;
 pub mod packet;
 pub mod parts;
+pub mod places;
 pub mod pmtu;
 pub mod record;
 pub mod repairs;

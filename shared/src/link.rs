@@ -44,6 +44,12 @@ pub const GROUP_OF_HUBS: u32 = 0x6474;
 /// The link group of the devices that spokes have made.
 pub const GROUP_OF_SPOKES: u32 = 0x6475;
 
+/// The main table, as in /etc/iproute2/rt_tables.
+pub const MAIN: u32 = 254;
+
+/// The origin `kernel` of routes and rules, as in /etc/iproute2/rt_protos.
+pub const KERNEL: u8 = 2;
+
 /// A handle on the kernel's network configuration.
 #[derive(Clone, Debug)]
 pub struct Netlink {

@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dtun_shared::places::{RUN, STATE};
+
 use super::conf::name_servers;
 use super::file;
 use super::mount::{Mounted, Place};
@@ -46,6 +48,7 @@ impl Places {
             nsswitch: "/etc/nsswitch.conf".into(),
             interface_order: "/etc/resolvconf/interface-order".into(),
             upstreams: UPSTREAMS.iter().map(PathBuf::from).collect(),
+            // The other is for a machine whose state is not for writing.
             records: vec![state.unwrap_or(Path::new(STATE)).to_owned(), RUN.into()],
             programs: std::env::split_paths(&path)
                 .filter(|folder| folder.is_absolute())
@@ -184,12 +187,5 @@ const UPSTREAMS: [&str; 5] = [
     "/tmp/resolv.conf.d/resolv.conf.auto",
     "/tmp/resolv.conf.auto",
 ];
-
-/// Where the state is kept when nobody says otherwise; this outlives a reboot,
-/// as resolv.conf does.
-const STATE: &str = "/var/lib/dtun";
-
-/// For a machine whose state is not for writing.
-const RUN: &str = "/run/dtun";
 
 const PROGRAMS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];

@@ -6,10 +6,10 @@
 use std::collections::HashSet;
 use std::io;
 
-use dtun_shared::link::{Family, Lead, Netlink, Rule, Then};
+use dtun_shared::link::{Family, KERNEL, Lead, MAIN, Netlink, Rule, Then};
 
 use super::install::Place;
-use super::plan::{Block, MAIN, OWN, PREFS};
+use super::plan::{Block, OWN, PREFS};
 
 /// Rules or tables that somebody else uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -208,9 +208,6 @@ const PREF: u32 = 32_500;
 
 /// Tunnels that find room by themselves.
 const BLOCKS: u32 = 16;
-
-/// In /etc/iproute2/rt_protos.
-const KERNEL: u8 = 2;
 
 #[cfg(test)]
 mod tests {

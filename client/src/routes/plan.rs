@@ -21,7 +21,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
-use dtun_shared::link::{Entry, Family, Lead, Rule, Then, Transport};
+use dtun_shared::link::{Entry, Family, Lead, MAIN, Rule, Then, Transport};
 use dtun_shared::mark::Mark;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -332,9 +332,6 @@ const FORWARDED: Turn = Turn {
     near: 7,
     into: 8,
 };
-
-/// In /etc/iproute2/rt_tables.
-pub(crate) const MAIN: u32 = 254;
 
 /// Preferences that belong to one tunnel.
 pub(crate) const PREFS: u32 = 16;

@@ -15,6 +15,7 @@ use anyhow::{Context as _, anyhow, bail};
 use dtun_shared::datapath::{Datapath, Lane};
 use dtun_shared::link::{self, Netlink, RouteKind};
 use dtun_shared::mark::Mark;
+use dtun_shared::places::STATE;
 use dtun_shared::status::has_net_admin;
 use dtun_shared::stop::Stop;
 use dtun_shared::tun::DeviceError;
@@ -247,7 +248,7 @@ fn may_make_devices() -> Result<(), DeviceError> {
 /// The state directory and what it holds. One that can't be used is a warning:
 /// only a second hub on the same directory is an error.
 fn open_state(named: Option<&Path>) -> anyhow::Result<(Option<Store>, State)> {
-    let dir = named.unwrap_or(Path::new(DEFAULT_STATE));
+    let dir = named.unwrap_or(Path::new(STATE));
     let nothing = || State::new(None, None, Vec::new());
 
     let opened = Store::open(dir).and_then(|store| {
@@ -391,8 +392,6 @@ fn say_replaced(chosen: IpNet, used: Option<IpNet>, machine: &Machine) {
 
 const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 443);
-
-const DEFAULT_STATE: &str = "/var/lib/dtun";
 
 /// A burst of spokes after a restart, each with a handshake, a meta and a first record.
 const EVENTS: usize = 8192;

@@ -16,7 +16,7 @@ use rtnetlink::packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, Nla,
 };
 
-use super::{Netlink, absent, errno};
+use super::{KERNEL, Netlink, absent, errno};
 use crate::mark::Mark;
 
 impl Netlink {
@@ -273,9 +273,6 @@ fn value(nla: &DefaultNla) -> Vec<u8> {
 fn net(ip: IpAddr, prefix: u8) -> Option<IpNet> {
     IpNet::new(ip, prefix).ok()
 }
-
-/// In /etc/iproute2/rt_protos.
-const KERNEL: u8 = 2;
 
 /// Since Linux 6.15.
 const FRA_SPORT_MASK: u16 = 28;

@@ -124,7 +124,7 @@ pub(super) const FLAGS: &[Flag] = &[
         value: "DIR",
         takes: Takes::Directory,
         brief: "what outlives a restart",
-        default: "/var/lib/dtun",
+        default: dtun_shared::places::STATE,
         text: "Where that is kept what outlives a restart: a hub's leases, a spoke's number \
                and the resolvers that it replaced. Without the flag `$STATE_DIRECTORY` \
                counts.",

@@ -1,7 +1,7 @@
 //! From one run to the next, and from one plan to another: what stands goes on
 //! until what is to stand leads.
 
-use dtun_shared::link::{Family, Rule};
+use dtun_shared::link::{Family, KERNEL, Rule};
 use serde::{Deserialize, Serialize};
 
 use super::super::plan::{Block, Plan};
@@ -88,6 +88,3 @@ impl Routes {
         Ok(())
     }
 }
-
-/// In /etc/iproute2/rt_protos.
-const KERNEL: u8 = 2;
