@@ -22,6 +22,7 @@ use dtun_shared::leaving::{Bind, Leaving};
 use dtun_shared::link::{Change, Netlink};
 use dtun_shared::mark::Mark;
 use dtun_shared::meta::Addresses;
+use tokio::task::spawn_blocking;
 
 use crate::config::SpokeConfig;
 use crate::dns::Resolvers;
@@ -178,7 +179,7 @@ impl Steering {
     /// Puts everything up for a session, or anew; names last after a failure.
     pub(crate) async fn stand(&mut self, lease: Lease) {
         self.lease = Some(lease);
-        self.read_list();
+        self.read_list().await;
         self.tell_names().await;
         if self.told.is_none() {
             self.set_names().await;
@@ -269,7 +270,7 @@ impl Steering {
         if self.lease.is_none() {
             return;
         }
-        let is_other = look.list && self.read_list();
+        let is_other = look.list && self.read_list().await;
         if look.anew || is_other {
             self.put_up().await;
             return;
@@ -309,7 +310,7 @@ impl Steering {
     }
 
     /// Reads the bypass list; true if it is another than before.
-    fn read_list(&mut self) -> bool {
+    async fn read_list(&mut self) -> bool {
         let (Some(source), Some(routes)) = (&self.source, &mut self.routes) else {
             return false;
         };
@@ -319,12 +320,18 @@ impl Steering {
                 .inspect_err(|error| tracing::warn!(%error, "the bypass list is not watched"))
                 .ok();
         }
-        let bypass = match source.read() {
-            Ok(bypass) => bypass,
-            Err(error) => {
+        // Long ones take a while.
+        let source = source.clone();
+        let bypass = match spawn_blocking(move || source.read()).await {
+            Ok(Ok(bypass)) => bypass,
+            Ok(Err(error)) => {
                 if !std::mem::replace(&mut self.told_unread, true) {
                     tracing::warn!("the bypass list stays as it was: {error}");
                 }
+                return false;
+            }
+            Err(error) => {
+                tracing::warn!("the bypass list stays as it was: {error}");
                 return false;
             }
         };

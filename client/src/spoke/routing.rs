@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use dtun_shared::association::Association;
-use dtun_shared::link::Hop;
+use dtun_shared::link::{Hop, MAIN};
 use dtun_shared::tun::DeviceError;
 use ipnet::IpNet;
 
@@ -204,7 +204,7 @@ impl Spoke {
     /// The link and the gateway towards the hub, whatever host route leads
     /// there now.
     async fn uplink(&self, hub: SocketAddr, hop: Hop) -> (u32, Option<IpAddr>) {
-        let routes = self.netlink.routes().await.unwrap_or_default();
+        let routes = self.netlink.routes_of(MAIN).await.unwrap_or_default();
 
         uplink_to(&routes, hub.ip(), self.tun_index()).unwrap_or((hop.oif, hop.gateway))
     }
