@@ -143,6 +143,8 @@ enum End {
     Slept,
     #[error("{0}")]
     Uplink(&'static str),
+    #[error("no session could take the place of one whose keys are used enough")]
+    NotRenewed,
     #[error("the device is gone")]
     DeviceGone,
 }

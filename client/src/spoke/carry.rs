@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dtun_shared::link::Change;
+use dtun_shared::link::{Change, MAIN};
 
 use super::away::next_wake;
 use super::routing::{near, rounded};
@@ -219,16 +219,18 @@ impl Spoke {
             self.former = Some(Former { key, pulse, until });
         }
         match self.take_up(pulse).await {
-            Ok(None) => None,
-            Ok(Some(report)) => {
-                tracing::warn!("{report}");
-                Some(End::Goodbye)
-            }
-            Err(error) => {
-                tracing::warn!("{error:#}");
-                Some(End::Goodbye)
-            }
+            Ok(None) => return None,
+            Ok(Some(report)) => tracing::warn!("{report}"),
+            Err(error) => tracing::warn!("{error:#}"),
         }
+        // The old one ends, and the user hears of that.
+        if self.session.is_none()
+            && let Some(Former { key, pulse, .. }) = self.former.take()
+        {
+            (self.socket, self.session) = (Some(key), Some(pulse));
+        }
+
+        Some(End::NotRenewed)
     }
 
     /// Whether the session's datagrams still have their way out, and the
@@ -339,7 +341,7 @@ impl Spoke {
 
     /// Link and gateway of the default route outside the tunnel.
     async fn default_way(&self, hub: SocketAddr) -> Option<(u32, Option<IpAddr>)> {
-        let routes = self.netlink.routes().await.ok()?;
+        let routes = self.netlink.routes_of(MAIN).await.ok()?;
         let route = routes
             .into_iter()
             .filter(|route| route.net.prefix_len() == 0 && route.oif != self.tun_index())
