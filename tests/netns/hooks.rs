@@ -1,6 +1,9 @@
 //! The user's programs, and what they are told.
 
 use std::collections::HashMap;
+use std::fs;
+
+use nix::sys::signal::Signal;
 
 use crate::network::Network;
 use crate::scratch::Scratch;
@@ -108,6 +111,28 @@ fn a_device_that_somebody_deletes_is_a_tunnel_that_went_and_came() {
     until_true("both hooks again", SOON, || {
         notes.events() == ["up", "down", "up"]
     });
+    reaches(&spoke.host, HUB4);
+}
+
+#[test]
+fn a_device_that_goes_among_more_changes_than_the_kernel_keeps_is_missed() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let notes = Scratch::new();
+    let (mut spoke, _) = Spoke::up(&network, 2, &[]);
+    let flood: String = (0..30_000)
+        .map(|at| format!("route add 172.16.{}.{} dev lo\n", at / 250, at % 250))
+        .collect();
+    let file = notes.path("flood");
+    fs::write(&file, flood).unwrap();
+
+    spoke.signal(Signal::SIGSTOP);
+    spoke.host.ip(&format!("-batch {file}"));
+    spoke.host.ip("link del dtun0");
+    spoke.signal(Signal::SIGCONT);
+
+    spoke.line("somebody deleted the tunnel's device");
+    spoke.lease();
     reaches(&spoke.host, HUB4);
 }
 

@@ -199,11 +199,14 @@ impl Spoke {
         match change {
             Ok(Change::Link { index, removed, .. }) if Some(index) == self.tun_index() => {
                 if removed {
-                    tracing::warn!("somebody deleted the tunnel's device");
-                    self.steering.withdraw().await;
-                    self.let_device_go();
-                    self.ask_down().await;
+                    self.lose_device().await;
                 }
+            }
+            Ok(Change::Lost) => {
+                if !self.has_device().await {
+                    self.lose_device().await;
+                }
+                near(&mut self.look, Instant::now() + REST);
             }
             Ok(_) => {
                 near(&mut self.look, Instant::now() + REST);
@@ -213,6 +216,22 @@ impl Spoke {
                 near(&mut self.look, Instant::now() + BLIND);
             }
         }
+    }
+
+    /// Whether the device is there, where there is to be one.
+    async fn has_device(&self) -> bool {
+        let Some(index) = self.tun_index() else {
+            return true;
+        };
+
+        !matches!(self.netlink.link_by_index(index).await, Ok(None))
+    }
+
+    async fn lose_device(&mut self) {
+        tracing::warn!("somebody deleted the tunnel's device");
+        self.steering.withdraw().await;
+        self.let_device_go();
+        self.ask_down().await;
     }
 
     /// Whether the machine slept since the last time somebody asked.
