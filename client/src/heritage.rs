@@ -19,8 +19,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use dtun_shared::claim;
 use dtun_shared::link::{GROUP_OF_SPOKES, Netlink, Via};
 use dtun_shared::meta::Addresses;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::config::SpokeConfig;
@@ -30,6 +32,9 @@ use crate::routes::{LeftRoutes, discard_routes};
 /// All that the next start has to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Heritage {
+    /// Of this file; one of another is taken down.
+    #[serde(default)]
+    format: u32,
     origin: Origin,
     pub(crate) tunnel: LeftTunnel,
     pub(crate) steering: Option<LeftSteering>,
@@ -97,6 +102,7 @@ pub(crate) struct Found {
 impl Heritage {
     pub(crate) fn new(config: &SpokeConfig, hint: &str, tunnel: LeftTunnel) -> Self {
         Self {
+            format: FORMAT,
             origin: Origin {
                 boot: boot(),
                 group: group(),
@@ -134,18 +140,64 @@ impl Heritage {
     /// go before another tunnel stands.
     pub(crate) async fn find(config: &SpokeConfig, hint: &str) -> Found {
         let mut found = Found::default();
+        let is_ours = |origin: &Origin| {
+            origin.connect == config.connect && origin.tun == config.tun && origin.hint == hint
+        };
+        let mut others = Vec::new();
         for heritage in all().await {
-            let origin = &heritage.origin;
-            let is_ours =
-                origin.connect == config.connect && origin.tun == config.tun && origin.hint == hint;
-            if is_ours && found.ours.is_none() {
+            let fits = heritage.format == FORMAT && is_ours(&heritage.origin);
+            if fits && found.ours.is_none() {
                 found.ours = Some(heritage);
-            } else if is_ours || origin.group == group() || !heritage.is_fresh() {
-                found.unfit.push(heritage);
+            } else {
+                others.push(heritage);
             }
         }
+        // A group may have other spokes, where it is not a service's own; one that
+        // finds nothing of its own may have been given other flags.
+        let has_group = found.ours.is_none() || invocation().is_some();
+        found.unfit = others;
+        found.unfit.retain(|other| {
+            let origin = &other.origin;
+            is_ours(origin) || has_group && origin.group == group() || !other.is_fresh()
+        });
 
         found
+    }
+
+    /// As much as is needed to take down what another version has left; none
+    /// where that cannot be known.
+    fn of_another_version(file: &Value) -> Option<Self> {
+        let (origin, tunnel) = (&file["origin"], &file["tunnel"]);
+
+        Some(Self {
+            format: OTHER,
+            origin: Origin {
+                boot: part(&origin["boot"])?,
+                group: part(&origin["group"]).unwrap_or_default(),
+                invocation: part(&origin["invocation"]),
+                at: part(&origin["at"]).unwrap_or_default(),
+                connect: part(&origin["connect"]).unwrap_or_default(),
+                hint: part(&origin["hint"]).unwrap_or_default(),
+                tun: part(&origin["tun"]),
+            },
+            tunnel: LeftTunnel {
+                device: part(&tunnel["device"])?,
+                index: part(&tunnel["index"])?,
+                attached: part(&tunnel["attached"])?,
+                addresses: part(&tunnel["addresses"]).unwrap_or(Addresses {
+                    local4: Ipv4Net::default(),
+                    peer4: Ipv4Net::default(),
+                    ip6: None,
+                }),
+                mtu: 0,
+                pools: Vec::new(),
+                added: part(&tunnel["added"]).unwrap_or_default(),
+                routed: part(&tunnel["routed"]).unwrap_or_default(),
+            },
+            steering: part(&file["steering"]),
+            hooked: None,
+            known: Vec::new(),
+        })
     }
 
     /// It is taken over, or taken down.
@@ -248,7 +300,7 @@ async fn all() -> Vec<Heritage> {
         match read(&path).await {
             Ok(Some(heritage)) if heritage.origin.boot == boot() => all.push(heritage),
             Ok(None) => {}
-            // Of another boot or another version: nothing of it is there.
+            // Of another boot, or no file of ours: nothing of it is there.
             Ok(Some(_)) | Err(_) => {
                 if let Err(error) = fs::remove_file(&path) {
                     tracing::debug!(path = %path.display(), %error, "not removed");
@@ -272,9 +324,20 @@ async fn read(path: &PathBuf) -> io::Result<Option<Heritage>> {
             Err(TryLockError::WouldBlock) => sleep(PAUSE).await,
         }
     }
-    let heritage = serde_json::from_slice(&fs::read(path)?)?;
+    let value: Value = serde_json::from_slice(&fs::read(path)?)?;
+    if let Some(heritage) = part(&value) {
+        return Ok(Some(heritage));
+    }
+    let unknown = || io::Error::from(io::ErrorKind::InvalidData);
 
-    Ok(Some(heritage))
+    Heritage::of_another_version(&value)
+        .map(Some)
+        .ok_or_else(unknown)
+}
+
+/// Part of a file, if it is written as it is now.
+fn part<T: DeserializeOwned>(value: &Value) -> Option<T> {
+    T::deserialize(value).ok()
 }
 
 fn path(device: &str) -> PathBuf {
@@ -297,6 +360,12 @@ fn now() -> u64 {
 }
 
 const PREFIX: &str = "left-";
+
+/// Another number where a field changes its meaning.
+const FORMAT: u32 = 0;
+
+/// Of a file that cannot be read as a whole.
+const OTHER: u32 = u32::MAX;
 
 /// A start may take as long as service managers give it.
 const FRESH: Duration = Duration::from_secs(120);

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
@@ -209,6 +211,60 @@ fn what_does_not_fit_the_next_start_is_made_anew() {
     assert_eq!(devices(&host), []);
     assert!(spoke.terminate().success());
     assert_eq!(state(&host), before);
+}
+
+#[test]
+fn what_another_version_has_left_is_taken_down() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    let before = state(&host);
+    let (mut spoke, _scratch) = with_state(host, &["-route", "default"]);
+    spoke.line("tunnel up");
+    spoke.signal(Signal::SIGUSR1);
+    assert!(spoke.wait().success());
+    let namespace = fs::metadata(format!("/run/netns/{}", spoke.host.name())).unwrap();
+    let sign = format!("/run/dtun/left-dtun0-{}", namespace.ino());
+    let mut value: Value = serde_json::from_slice(&fs::read(&sign).unwrap()).unwrap();
+    value["tunnel"]["pools"] = "written otherwise".into();
+    fs::write(&sign, value.to_string()).unwrap();
+
+    spoke.restart();
+    spoke.line("what was left for a restart is taken down");
+    spoke.line("tunnel up");
+    assert_eq!(devices(&spoke.host).len(), 1);
+    assert!(spoke.terminate().success());
+    assert_eq!(state(&spoke.host), before);
+}
+
+#[test]
+fn two_spokes_of_one_control_group_leave_each_others_tunnels_alone() {
+    let network = Network::new();
+    let _hub = Hub::start(&network, &[]);
+    let host = network.host(2);
+    let scratch = Scratch::new();
+    let folder = scratch.path("state");
+    let start = |name: &str| {
+        let mut command = host.command(env!("CARGO_BIN_EXE_dtun"));
+        command
+            .args(["-key", "foo", "-connect", "198.18.1.2:443"])
+            .args(["-id", name, "-tun", name, "-state", &folder])
+            .env_remove("INVOCATION_ID");
+        let mut spoke = Daemon::spawn(command);
+        spoke.line("tunnel up");
+        spoke
+    };
+    let mut spokes = [start("one"), start("two")];
+    for spoke in &mut spokes {
+        spoke.signal(Signal::SIGUSR1);
+        assert!(spoke.wait().success());
+    }
+
+    for spoke in spokes.iter_mut().rev() {
+        spoke.restart();
+        spoke.line(TAKEN_OVER);
+        spoke.line("tunnel up");
+    }
 }
 
 #[test]
