@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use dtun_shared::leaving::Leaving;
+use dtun_shared::udp::is_hearsay;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
@@ -77,7 +78,10 @@ async fn ask_one(
 
     loop {
         for question in &waiting {
-            socket.send(&question.emit()).await?;
+            match socket.send(&question.emit()).await {
+                Err(error) if !is_hearsay(&error) => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
         }
         let receive = async {
             while !waiting.is_empty() {
@@ -94,7 +98,8 @@ async fn ask_one(
         };
         match timeout(AGAIN, receive).await {
             Ok(Ok(())) => return Ok(found),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            // The server may be there in a moment.
+            Ok(Err(error)) if is_hearsay(&error) => {
                 sleep(AGAIN).await;
             }
             Ok(Err(error)) => return Err(error),
@@ -127,6 +132,11 @@ const TRIES: usize = 3;
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use nix::sched::{CloneFlags, unshare};
+    use tokio::runtime::Builder;
+
     use super::*;
 
     /// A server that knows one address, and whoever asks it.
@@ -166,6 +176,29 @@ mod tests {
         task.abort();
 
         found
+    }
+
+    #[test]
+    fn a_server_that_a_router_calls_unreachable_is_asked_again() {
+        let inside = || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("the tests run as root");
+            let rule =
+                "meta l4proto udp numgen inc mod 1000 < 2 reject with icmpx host-unreachable";
+            let script = format!(
+                "ip link set lo up
+                nft 'table inet t {{ chain in {{ type filter hook input priority 0; {rule}; }}; }}'"
+            );
+            let status = Command::new("sh").args(["-c", &script]).status();
+            assert!(status.unwrap().success());
+
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            assert_eq!(
+                runtime.block_on(answered(1, &[192, 0, 2, 7])),
+                BTreeSet::from(["192.0.2.7".parse().unwrap()])
+            );
+        };
+
+        std::thread::spawn(inside).join().unwrap();
     }
 
     #[tokio::test]
