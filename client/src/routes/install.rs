@@ -301,15 +301,21 @@ impl Routes {
         let names = self.plan.names(device);
         let lists = self.plan.table(&self.bypass, device);
         let mut entries = lists.len();
-        for (table, wanted) in [(block.names(), names), (table, lists)] {
-            let refused = self.netlink.fill(table, wanted.into_iter()).await;
+        for (filled, wanted) in [(block.names(), names), (table, lists)] {
+            let refused = self.netlink.fill(filled, wanted.into_iter()).await;
             if let Some((count, why)) = refused.map_err(kernel("fill a table"))? {
                 if why.kind() == io::ErrorKind::PermissionDenied && self.is_without6(device).await {
-                    tracing::debug!(table, count, "IPv6 is switched off on this machine");
+                    tracing::debug!(
+                        table = filled,
+                        count,
+                        "IPv6 is switched off on this machine"
+                    );
                 } else {
-                    tracing::warn!(table, count, %why, "routes were refused");
+                    tracing::warn!(table = filled, count, %why, "routes were refused");
                 }
-                entries = entries.saturating_sub(count);
+                if filled == table {
+                    entries = entries.saturating_sub(count);
+                }
             }
         }
         let tables = [block.names(), table];

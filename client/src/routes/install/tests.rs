@@ -134,6 +134,27 @@ fn what_others_take_away_is_put_back_and_what_they_add_stays() {
 }
 
 #[test]
+fn a_list_that_is_cut_is_noticed_where_the_tunnel_takes_no_ipv6() {
+    isolated(|machine| async move {
+        let tun = machine.tunnel().await;
+        let switch = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", tun.name());
+        std::fs::write(switch, "1").unwrap();
+        let mut routes = machine.routes("192.0.2.0/24,198.51.100.0/24");
+        routes.prepare(tun.index()).await.unwrap();
+        routes.lead().await.unwrap();
+        assert!(!routes.restore(true).await.unwrap());
+
+        let table = routes.table().unwrap().to_string();
+        let status = std::process::Command::new("ip")
+            .args(["route", "del", "throw", "192.0.2.0/24", "table", &table])
+            .status();
+        assert!(status.unwrap().success());
+
+        assert!(routes.restore(true).await.unwrap());
+    });
+}
+
+#[test]
 fn a_table_that_somebody_uses_is_left_to_them() {
     isolated(|machine| async move {
         let rule = Rule::new(Family::Ip6, 32_510, Then::Lookup(77));
