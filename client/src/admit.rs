@@ -6,8 +6,10 @@
 //! sees three things only: a HelloVerifyRequest while it has no ServerHello; the
 //! server's flight, put together and whole, in records that are numbered here;
 //! and a ChangeCipherSpec with the server's Finished behind it, once that has
-//! authenticated. The keys for this are computed from what passed, so nobody
-//! without the pre-shared key can end a handshake in progress.
+//! authenticated. The keys for this are computed from what passed, so that what
+//! others send in a handshake is dropped, but for one thing: a whole flight of
+//! theirs that comes before the server's own is taken for it, and that attempt
+//! finds no Finished that fits until it times out. The next one starts anew.
 //!
 //! The ChangeCipherSpec that the server sends says nothing that its Finished
 //! does not, and comes unprotected: the library is shown one of our own.
