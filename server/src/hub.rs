@@ -10,6 +10,7 @@ mod fight;
 mod gone;
 mod hooks;
 mod memory;
+mod mend;
 mod peernets;
 mod port;
 mod probe;
@@ -47,6 +48,7 @@ use crate::nat::Nat;
 use crate::peernet::Policy;
 use crate::session::{Due, Ended, Session, Upkeep};
 use memory::Memory;
+use mend::Mending;
 pub(crate) use port::GROUP;
 use port::Port;
 use shared::Shared;
@@ -97,6 +99,7 @@ struct Hub {
     nat: Option<Nat>,
     events: mpsc::Receiver<Event>,
     wire: JoinHandle<()>,
+    mending: Mending,
     /// When what was due was done last.
     looked: Instant,
 }
@@ -154,6 +157,7 @@ impl Hub {
                     Some(event) => self.handle_events(event).await,
                     None => return self.wire_failed().await,
                 },
+                change = self.mending.changes.recv() => self.note_change(change),
                 () = at(due) => self.handle_due().await,
                 () = shared.missed.notified() => self.handle_due().await,
                 // What changed while a write was running is in the next, at once:
@@ -238,6 +242,7 @@ impl Hub {
         leases
             .into_iter()
             .chain(sessions)
+            .chain(self.mending.due())
             .min()
             .map(|at| at.max(self.looked + REST))
     }
@@ -245,6 +250,7 @@ impl Hub {
     async fn handle_due(&mut self) {
         self.looked = Instant::now();
         self.handle_gone().await;
+        self.mend_ports(self.looked).await;
         // Their event was lost in a burst: the session works all the same.
         let confirmed = |kept: &&Kept| !kept.up && kept.session.is_confirmed();
         let unheard: Vec<_> = self

@@ -11,7 +11,7 @@ use crate::namespace::Netns;
 use crate::network::Network;
 use crate::nobody::{self, Nobody};
 use crate::scratch::Scratch;
-use crate::traffic::reaches;
+use crate::traffic::{reaches, reaches_within};
 use crate::tunnel::{HUB4, HUB6, Hub, SOON, Spoke, devices, mtu, route};
 use crate::wait::until_true;
 
@@ -54,6 +54,30 @@ fn a_device_that_somebody_deletes_is_made_anew_under_a_session() {
     assert_ne!(anew.index, device.index);
     assert!(route(&hub.host, "10.9.2.0/24").contains(&device.name));
     reaches(&spoke.host, HUB4);
+}
+
+#[test]
+fn addresses_and_state_that_others_take_from_a_leases_device_come_back() {
+    let network = Network::new();
+    let hub = Hub::start(&network, &[]);
+    let (spoke, lease) = Spoke::up(&network, 2, &["-peernet", "10.9.2.0/24"]);
+    let name = hub.device("spoke2").unwrap().name;
+    until_true("the peernet", SOON, || {
+        route(&hub.host, "10.9.2.0/24").contains(&name)
+    });
+
+    for change in [
+        format!("addr flush dev {name}"),
+        format!("-6 addr flush dev {name}"),
+        format!("link set {name} down"),
+    ] {
+        hub.host.ip(&change);
+        reaches_within(&spoke.host, HUB4, SOON);
+        reaches_within(&spoke.host, HUB6, SOON);
+        assert!(route(&hub.host, "10.9.2.0/24").contains(&name), "{change}");
+        reaches(&hub.host, lease.ip4);
+    }
+    assert_eq!(hub.count("session down"), 0, "{}", hub.text());
 }
 
 #[test]

@@ -187,7 +187,7 @@ impl Hub {
             hint,
             lease: lease.addresses,
             hub: self.leases.pools().hub(),
-            mtu: self.mtu.unwrap_or(UNKNOWN_MTU),
+            mtu: self.mtu.unwrap_or(UNKNOWN_MTU).into(),
             offload: self.offload,
         };
         let port = match Port::open(&self.netlink, &self.datapath, plan(&name)).await {

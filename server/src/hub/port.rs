@@ -41,7 +41,7 @@ pub(super) struct Plan<'a> {
     pub(super) hint: &'a str,
     pub(super) lease: Addresses,
     pub(super) hub: Addresses,
-    pub(super) mtu: u16,
+    pub(super) mtu: u32,
     pub(super) offload: bool,
 }
 
@@ -65,7 +65,7 @@ impl Port {
         Ok(Self {
             tun,
             key,
-            mtu: u32::from(plan.mtu),
+            mtu: plan.mtu,
             routed: Vec::new(),
             fight: Fight::default(),
             asked: None,
@@ -230,7 +230,16 @@ async fn configure(netlink: &Netlink, tun: &Tun, plan: Plan<'_>) -> io::Result<(
     netlink.set_alias(index, plan.hint).await?;
     netlink.quiet(index, plan.name).await?;
 
-    netlink.set_up(index, u32::from(plan.mtu)).await?;
+    give_addresses(netlink, index, plan).await
+}
+
+/// Sets the device up, and gives it its addresses; those it has stay.
+pub(super) async fn give_addresses(
+    netlink: &Netlink,
+    index: u32,
+    plan: Plan<'_>,
+) -> io::Result<()> {
+    netlink.set_up(index, plan.mtu).await?;
 
     netlink
         .add_address_ptp4(index, plan.hub.ip4.addr(), plan.lease.ip4.addr())

@@ -26,6 +26,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::handshake::{Handshakes, SystemEntropy};
 use crate::hub::hooks::Hooks;
 use crate::hub::memory::Memory;
+use crate::hub::mend::Mending;
 use crate::hub::shared::{Fence, Shared};
 use crate::hub::wire::{Inbox, Wire};
 use crate::hub::{BLACKHOLE, Hub, now, port, welcome};
@@ -104,6 +105,7 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
     let (sender, events) = mpsc::channel(EVENTS);
     let now = Instant::now();
     let wire = Wire::new(Arc::clone(&shared), handshakes, inbox, sender, now);
+    let mending = Mending::new(&netlink).context("failed to watch the network")?;
     let nat = match config.nat {
         Some(NatConfig { except }) => {
             let pools = chosen.pools.networks().collect();
@@ -122,6 +124,7 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
         return Err(error);
     }
     let mut hub = Hub {
+        mending,
         nat,
         shared,
         datapath: Arc::new(datapath),

@@ -25,10 +25,19 @@ use crate::sys;
 impl Netlink {
     /// Watches links, addresses, routes and rules from now on.
     pub fn watch(&self) -> io::Result<Changes> {
+        self.watch_groups(GROUPS)
+    }
+
+    /// Watches links and addresses alone.
+    pub fn watch_devices(&self) -> io::Result<Changes> {
+        self.watch_groups(OF_DEVICES)
+    }
+
+    fn watch_groups(&self, groups: u32) -> io::Result<Changes> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.set_non_blocking(true)?;
         socket.set_rx_buf_sz(BUFFER)?;
-        socket.bind(&SocketAddr::new(0, GROUPS))?;
+        socket.bind(&SocketAddr::new(0, groups))?;
 
         Ok(Changes {
             socket: sys::readiness::register(socket)?,
@@ -219,13 +228,10 @@ fn change(message: &RouteNetlinkMessage) -> Option<Change> {
     })
 }
 
-const GROUPS: u32 = RTMGRP_LINK
-    | RTMGRP_IPV4_IFADDR
-    | RTMGRP_IPV6_IFADDR
-    | RTMGRP_IPV4_ROUTE
-    | RTMGRP_IPV6_ROUTE
-    | RTMGRP_IPV4_RULE
-    | RTMGRP_IPV6_RULE;
+const OF_DEVICES: u32 = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR;
+
+const GROUPS: u32 =
+    OF_DEVICES | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_RULE;
 
 /// Group 19 (`RTNLGRP_IPV6_RULE`), as a bit; it has no older name.
 const RTMGRP_IPV6_RULE: u32 = 1 << 18;
