@@ -52,7 +52,7 @@ impl Guard {
         }
         if was_behind {
             tracing::info!("the firewall has its rules");
-        } else if self.repairs.made(now).is_zero() {
+        } else if self.hold.has_table() && self.repairs.made(now).is_zero() {
             tracing::info!("the firewall's rules were changed by another program: put back");
         }
     }
