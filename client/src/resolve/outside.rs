@@ -179,11 +179,11 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_a_router_calls_unreachable_is_asked_again() {
+    fn a_server_that_a_router_forbids_to_ask_is_asked_again() {
         let inside = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("the tests run as root");
             let rule =
-                "meta l4proto udp numgen inc mod 1000 < 2 reject with icmpx host-unreachable";
+                "meta l4proto udp numgen inc mod 1000 < 2 reject with icmpx admin-prohibited";
             let script = format!(
                 "ip link set lo up
                 nft 'table inet t {{ chain in {{ type filter hook input priority 0; {rule}; }}; }}'"
