@@ -174,6 +174,25 @@ fn nobody_flushes_the_table_and_it_goes_with_the_program() {
 }
 
 #[test]
+fn a_process_that_somebody_kills_while_it_keeps_nothing_is_not_missed() {
+    let mut picture = Picture::new();
+    let laptop = picture.network.host(2);
+    let mut spoke = full(&picture, &laptop, &["-fallback", "1s"]);
+    spoke.line("tunnel up");
+    picture.hub.terminate();
+    spoke.line("the hub stays away");
+    until_true("no table", SOON, || {
+        !laptop.run("nft list ruleset").contains("dtun")
+    });
+
+    kill(Pid::from_raw(owner(&laptop)), Signal::SIGKILL).unwrap();
+    picture.hub.restart();
+    spoke.line("tunnel up");
+    assert!(laptop.run("nft list ruleset").contains("dtun"));
+    assert_eq!(spoke.count("put back"), 0);
+}
+
+#[test]
 fn marks_of_others_on_packets_and_connections_are_kept() {
     let picture = Picture::new();
     let laptop = picture.network.host(2);
