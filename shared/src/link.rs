@@ -19,9 +19,11 @@ mod table;
 mod watch;
 
 use std::fs;
+use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -30,6 +32,7 @@ use netlink_packet_route::link::{
 };
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
+use tokio::time::sleep;
 
 pub use address::Address;
 pub use batch::{Action, BadLine, Loaded};
@@ -92,14 +95,11 @@ impl Netlink {
 
     /// Every link.
     pub async fn links(&self) -> io::Result<Vec<Link>> {
-        self.handle
-            .link()
-            .get()
-            .execute()
-            .map_ok(Link::from)
-            .map_err(errno)
-            .try_collect()
-            .await
+        listed(|| {
+            let found = self.handle.link().get().execute();
+            found.map_ok(Link::from).map_err(errno).try_collect()
+        })
+        .await
     }
 
     /// Every link of one group.
@@ -282,6 +282,28 @@ fn errno(error: rtnetlink::Error) -> io::Error {
     }
 }
 
+/// Asks for a list, and again where another is being made (`EBUSY`): the kernel makes one
+/// at a time for each socket, and all clones of a handle share theirs.
+async fn listed<T, F>(mut ask: impl FnMut() -> F) -> io::Result<T>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let mut tries = 0;
+    loop {
+        match ask().await {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries < TRIES => {
+                tries += 1;
+                sleep(PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// A list of a hundred thousand routes takes a tenth of a second.
+const PAUSE: Duration = Duration::from_millis(5);
+const TRIES: u32 = 400;
+
 /// Takes the errors that mean "not there" for `None`.
 fn absent<T>(result: io::Result<T>, codes: &[libc::c_int]) -> io::Result<Option<T>> {
     match result {
@@ -328,6 +350,27 @@ mod tests {
             assert_eq!(by_index.as_ref(), Some(&expected));
             assert_eq!(netlink.links_in_group(4711).await.unwrap(), [expected]);
         });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_is_asked_for_again_while_the_kernel_makes_another() {
+        let ask = |busy: u32| {
+            let mut asked = 0;
+            listed(move || {
+                asked += 1;
+                let result = if asked <= busy {
+                    Err(io::ErrorKind::ResourceBusy.into())
+                } else {
+                    Ok(asked)
+                };
+                async move { result }
+            })
+        };
+
+        assert_eq!(ask(0).await.unwrap(), 1);
+        assert_eq!(ask(3).await.unwrap(), 4);
+        let never = ask(u32::MAX).await.unwrap_err();
+        assert_eq!(never.kind(), io::ErrorKind::ResourceBusy);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use rtnetlink::packet_core::{
 };
 use tokio::time;
 
-use super::{Netlink, absent, errno};
+use super::{Netlink, absent, errno, listed};
 
 impl Netlink {
     /// `ip addr replace LOCAL peer PEER dev INDEX`.
@@ -100,25 +100,29 @@ impl Netlink {
 
     /// The addresses of every link, with the other end of those that have one.
     pub async fn address_list(&self) -> io::Result<Vec<Address>> {
-        self.dump(self.handle.address().get()).await
+        self.dump(|| self.handle.address().get()).await
     }
 
     /// The addresses of one link, with the other end of those that have one.
     pub async fn addresses_on(&self, index: u32) -> io::Result<Vec<Address>> {
-        let mut request = self.handle.address().get().set_link_index_filter(index);
-        request.message_mut().header.index = index;
+        let request = || {
+            let mut request = self.handle.address().get().set_link_index_filter(index);
+            request.message_mut().header.index = index;
+            request
+        };
         let found = self.dump(request).await;
 
         absent(found, &[libc::ENODEV]).map(Option::unwrap_or_default)
     }
 
-    async fn dump(&self, request: AddressGetRequest) -> io::Result<Vec<Address>> {
-        request
-            .execute()
-            .map_err(errno)
-            .try_filter_map(|message| async move { Ok(Address::parse(&message)) })
-            .try_collect()
-            .await
+    async fn dump(&self, request: impl Fn() -> AddressGetRequest) -> io::Result<Vec<Address>> {
+        listed(|| {
+            let found = request().execute().map_err(errno);
+            found
+                .try_filter_map(|message| async move { Ok(Address::parse(&message)) })
+                .try_collect()
+        })
+        .await
     }
 
     /// Whether the kernel has the routes that belong to an address.

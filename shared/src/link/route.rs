@@ -14,7 +14,7 @@ use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
 };
 
-use super::{Netlink, absent, address::family, errno};
+use super::{Netlink, absent, address::family, errno, listed};
 use crate::leaving::Leaving;
 
 impl Netlink {
@@ -72,11 +72,15 @@ impl Netlink {
             request.header.address_family = family;
             let table = table.map(RouteAttribute::Table);
             request.attributes.extend(table);
-            let found = self.handle.route().get(request).execute().map_err(errno);
-            let found: Vec<_> = found
-                .map_ok(|message| stream::iter(Route::parse(&message)).map(io::Result::Ok))
-                .try_flatten()
-                .try_collect()
+            let ask = || {
+                let found = self.handle.route().get(request.clone()).execute();
+                found
+                    .map_err(errno)
+                    .map_ok(|message| stream::iter(Route::parse(&message)).map(io::Result::Ok))
+                    .try_flatten()
+                    .try_collect::<Vec<_>>()
+            };
+            let found = listed(ask)
                 .await
                 .or_else(|error| match error.raw_os_error() {
                     // The last: a table that is not there has no routes.

@@ -16,7 +16,7 @@ use rtnetlink::packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, Nla,
 };
 
-use super::{KERNEL, Netlink, absent, errno};
+use super::{KERNEL, Netlink, absent, errno, listed};
 use crate::mark::Mark;
 
 impl Netlink {
@@ -43,9 +43,11 @@ impl Netlink {
             Family::Ip4 => IpVersion::V4,
             Family::Ip6 => IpVersion::V6,
         };
-        let found = self.handle.rule().get(version).execute();
-        let found: io::Result<Vec<_>> = found.map_err(errno).try_collect().await;
-        let messages = absent(found, NO_FAMILY)?.unwrap_or_default();
+        let ask = || {
+            let found = self.handle.rule().get(version.clone()).execute();
+            found.map_err(errno).try_collect::<Vec<_>>()
+        };
+        let messages = absent(listed(ask).await, NO_FAMILY)?.unwrap_or_default();
 
         Ok(messages
             .iter()

@@ -15,7 +15,7 @@ use netlink_packet_route::route::{
 use tokio::task;
 
 use super::batch::{self, Action};
-use super::{Family, Netlink, absent, errno, route};
+use super::{Family, Netlink, absent, errno, listed, route};
 
 impl Netlink {
     /// Adds routes to a table, many in one write; those it has already stay.
@@ -76,13 +76,15 @@ impl Netlink {
         request.header.table = RouteHeader::RT_TABLE_UNSPEC;
         request.attributes.push(RouteAttribute::Table(table));
         request.attributes.extend(device.map(RouteAttribute::Oif));
-        let found = self.handle.route().get(request).execute().map_err(errno);
-        let found: io::Result<Vec<_>> = found
-            .try_filter_map(|message| async move { Ok(Entry::parse(family, table, &message)) })
-            .try_collect()
-            .await;
+        let ask = || {
+            let found = self.handle.route().get(request.clone()).execute();
+            found
+                .map_err(errno)
+                .try_filter_map(|message| async move { Ok(Entry::parse(family, table, &message)) })
+                .try_collect::<Vec<_>>()
+        };
 
-        let mut entries = absent(found, NO_TABLE)?.unwrap_or_default();
+        let mut entries = absent(listed(ask).await, NO_TABLE)?.unwrap_or_default();
         // Before Linux 4.20 the kernel takes no wishes.
         if let Some(index) = device {
             entries.retain(|entry| entry.lead == Lead::Device(index));
