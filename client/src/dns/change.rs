@@ -73,7 +73,10 @@ pub(super) fn set(
         replaced: None,
     };
     let path = keep(places, &record)?;
-    let guard = places.guarded.then(|| Guard::post(&path)).flatten();
+    let guard = places
+        .guarded
+        .then(|| Guard::post(&path, places.mounted.as_deref()))
+        .flatten();
 
     let left = inherited
         .as_ref()

@@ -11,12 +11,14 @@ use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use dtun_shared::signal::ignore_requests_to_end;
 
 use super::change::undo;
+use super::mount::Mounted;
 use super::places::Places;
 use super::programs::wait_for;
 
@@ -26,8 +28,8 @@ pub(super) struct Guard(Child);
 
 impl Guard {
     /// Starts it. None where that fails: then a crash is mended later.
-    pub(super) fn post(record: &Path) -> Option<Self> {
-        start(record)
+    pub(super) fn post(record: &Path, mounted: Option<&Mounted>) -> Option<Self> {
+        start(record, mounted)
             .map(Self)
             .inspect_err(|error| {
                 tracing::warn!(%error, "after a crash the resolvers come back only with the next start");
@@ -65,8 +67,11 @@ impl Guard {
 /// When what the record says cannot be undone.
 pub fn guard(record: &Path) -> anyhow::Result<()> {
     ignore_requests_to_end().context("failed to ignore signals")?;
-    // Now: what is mounted may be so no more when it is to be undone.
-    let places = Places::system(None);
+    let mut places = Places::system(None);
+    // What was mounted may be so no more.
+    if let Some(text) = std::env::var_os(MOUNTED) {
+        places.mounted = Mounted::parse(&text).map(Arc::new);
+    }
     // Whatever ends it, the other end is closed.
     let said = io::copy(&mut io::stdin().lock(), &mut io::sink());
     if said.is_ok_and(|said| said > 0) {
@@ -76,7 +81,7 @@ pub fn guard(record: &Path) -> anyhow::Result<()> {
     undo(&places, record).context("failed to put back the resolvers")
 }
 
-fn start(record: &Path) -> io::Result<Child> {
+fn start(record: &Path, mounted: Option<&Mounted>) -> io::Result<Child> {
     // The file that this process runs, even where another has its name by now.
     let child = Command::new("/proc/self/exe")
         .arg0("dtun")
@@ -84,6 +89,7 @@ fn start(record: &Path) -> io::Result<Child> {
         .arg(std::path::absolute(record)?)
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| KEPT.iter().any(|kept| name == kept)))
+        .envs(mounted.map(|mounted| (MOUNTED, mounted.emit())))
         .current_dir("/")
         .process_group(0)
         .stdin(Stdio::piped())
@@ -92,6 +98,9 @@ fn start(record: &Path) -> io::Result<Child> {
 
     Ok(child)
 }
+
+/// How it is told of a resolv.conf that is a mount.
+const MOUNTED: &str = "DTUN_RESOLV_CONF";
 
 /// What the guard is told when it has nothing to undo.
 const STAYS: &[u8] = b"stays";

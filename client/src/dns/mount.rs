@@ -6,11 +6,11 @@
 //! (mount_namespaces(7)), and what has the name is the whole machine's. That is
 //! not ours to change. The namespace's own file is still where it comes from.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::ops::Deref;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,6 +93,38 @@ impl Mounted {
             origin: origins(&mounts, &at).into_iter().find(is_it),
             file,
             at,
+            told: AtomicBool::new(false),
+        })
+    }
+
+    /// For the guard, which may begin when the mount is gone.
+    pub(super) fn emit(&self) -> OsString {
+        let Identity { device, inode } = self.file;
+        let len = self.at.as_os_str().len();
+        let mut text = OsString::from(format!("{device} {inode} {len} "));
+        text.push(&self.at);
+        text.push(self.origin.as_deref().unwrap_or(Path::new("")));
+
+        text
+    }
+
+    /// What [`Self::emit`] made.
+    pub(super) fn parse(text: &OsStr) -> Option<Self> {
+        let mut fields = text.as_bytes().splitn(4, |byte| *byte == b' ');
+        let mut number = || {
+            std::str::from_utf8(fields.next()?)
+                .ok()?
+                .parse::<u64>()
+                .ok()
+        };
+        let (device, inode, len) = (number()?, number()?, number()?);
+        let (at, origin) = fields.next()?.split_at_checked(len.try_into().ok()?)?;
+        let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+
+        Some(Self {
+            at: path(at),
+            file: Identity { device, inode },
+            origin: Some(path(origin)).filter(|origin| origin.is_absolute()),
             told: AtomicBool::new(false),
         })
     }
@@ -212,6 +244,27 @@ mod tests {
         30 29 8:2 /deep /mnt/a\\040b rw - ext4 /dev/sdb1 rw\n\
         40 29 8:1 /etc/netns/x/resolv.conf /etc/resolv.conf rw,relatime - ext4 /dev/sda1 rw\n\
         41 29 8:2 /deep/r /run/r rw - ext4 /dev/sdb1 rw\n";
+
+    #[test]
+    fn the_guard_knows_the_mount_that_its_maker_knew() {
+        for origin in [None, Some("/etc/netns/a b/resolv.conf".into())] {
+            let mounted = Mounted {
+                at: "/etc/re solv.conf".into(),
+                file: Identity {
+                    device: 7,
+                    inode: 99,
+                },
+                origin,
+                told: AtomicBool::new(true),
+            };
+
+            let known = Mounted::parse(&mounted.emit()).unwrap();
+
+            assert_eq!((&known.at, known.file), (&mounted.at, mounted.file));
+            assert_eq!(known.origin, mounted.origin);
+        }
+        assert!(Mounted::parse(OsStr::new("7 99 80 /etc")).is_none());
+    }
 
     #[test]
     fn a_mount_is_found_among_mounts_with_where_it_comes_from() {
