@@ -288,12 +288,11 @@ fn as_a_hook_it_follows_the_tunnel() {
 #[test]
 fn without_ipv6_in_the_tunnel_they_are_told_at_once() {
     for (tools, nft) in some() {
-        let mut laptop = Laptop::new(tools, nft);
+        let mut laptop = Laptop::of(Picture::with(&["-pool6", "none"]), tools, nft);
         laptop.conf("");
         let mut spoke = laptop.spoke(&[]);
         spoke.line("tunnel up");
         let other = laptop.picture.network.host(4);
-        laptop.host.ip("-6 addr flush dev dtun0 scope global");
 
         laptop.run(&["start"]).unwrap();
 
@@ -353,7 +352,10 @@ struct Laptop {
 
 impl Laptop {
     fn new(tools: Tools, nft: bool) -> Self {
-        let picture = Picture::new();
+        Self::of(Picture::new(), tools, nft)
+    }
+
+    fn of(picture: Picture, tools: Tools, nft: bool) -> Self {
         let host = picture.network.host(2);
         strict(&[&host, &picture.network.router, &picture.hub.host]);
         host.etc(

@@ -38,6 +38,8 @@ struct Watch {
     renew_after: Instant,
     /// The link that the session's datagrams leave by.
     oif: Option<u32>,
+    /// Since when there is no route to the hub.
+    cut_off: Option<Instant>,
     /// Whether the hub had its way out after the last hook.
     is_clear: bool,
 }
@@ -52,6 +54,7 @@ impl Spoke {
             renewal: None,
             renew_after: now,
             oif: None,
+            cut_off: None,
             is_clear: false,
         };
         if let Some(end) = self.look_at_way(&mut watch).await {
@@ -244,6 +247,7 @@ impl Spoke {
                 if *watch.oif.get_or_insert(hop.oif) != hop.oif {
                     return Some(End::Uplink("the uplink changed"));
                 }
+                watch.cut_off = None;
                 watch.is_clear |= was_idle;
             }
             Ok(Way::IntoTunnel) => {
@@ -256,7 +260,16 @@ impl Spoke {
                 self.withhold_hook = is_missing && !watch.is_clear;
                 return Some(End::Uplink("the hub's address is routed into the tunnel"));
             }
-            Ok(Way::None) => return Some(End::Uplink("there is no route to the hub")),
+            Ok(Way::None) => {
+                // Rules that somebody flushed are soon put back.
+                let now = Instant::now();
+                let end = *watch.cut_off.get_or_insert(now) + CUT_OFF;
+                if now < end {
+                    near(&mut self.look, end);
+                    return None;
+                }
+                return Some(End::Uplink("there is no route to the hub"));
+            }
             Err(error) => {
                 tracing::debug!(%error, "the way to the hub is not known");
                 return None;
@@ -392,6 +405,9 @@ const SAY_WITHIN: Duration = Duration::from_secs(3);
 
 /// How often to look whether a hook has set the route that is missing.
 const HOOK_AT_WORK: Duration = Duration::from_millis(500);
+
+/// How long the hub may be without a route to it.
+const CUT_OFF: Duration = Duration::from_secs(1);
 
 /// Longer than a packet is on its way.
 const LINGER: Duration = Duration::from_secs(3);
