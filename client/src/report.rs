@@ -222,7 +222,7 @@ impl fmt::Display for Report {
             Self::NotAccepted { hub, hint } => write!(
                 f,
                 "the hub at {hub} answers but does not accept the key or hint {hint:?}: \
-                 compare -key on both sides"
+                 compare -key, and -suite where it is given, on both sides"
             ),
             Self::Refused { hub, why } => write!(f, "the hub at {hub} says: {why}"),
             Self::Interrupted { hub, why } => {
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(
             report.to_string(),
             "the hub at 192.0.2.1:443 answers but does not accept the key or hint \"laptop\": \
-             compare -key on both sides"
+             compare -key, and -suite where it is given, on both sides"
         );
     }
 

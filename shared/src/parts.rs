@@ -90,30 +90,36 @@ impl Joiner {
     /// changes nothing then.
     pub fn add(&mut self, now: Instant, mark: Ecn, content: &[u8]) -> Result<Added, Malformed> {
         let part = Part::parse(content).ok_or(Malformed)?;
+        let is_over = |torn: &Torn| now.saturating_duration_since(torn.begun) >= PATIENCE;
+        let mut torn = self.torn.iter_mut();
+        let known = torn.find(|torn| torn.number == part.number && !is_over(torn));
+        let is_new = known.is_none();
+        if let Some(torn) = known {
+            torn.add(mark, &part)?;
+        }
+
         let before = self.torn.len();
-        self.torn
-            .retain(|torn| now.saturating_duration_since(torn.begun) < PATIENCE);
-        let at = self.torn.iter().position(|torn| torn.number == part.number);
+        self.torn.retain(|torn| !is_over(torn));
         let mut dropped = before - self.torn.len();
-        let Some(at) = at else {
+        if is_new {
             if self.torn.len() == MOST_TORN {
                 self.torn.pop_front();
                 dropped += 1;
             }
             self.torn.push_back(Torn::begin(now, mark, &part));
-            return Ok(Added {
-                whole: None,
-                dropped,
-            });
-        };
-
-        let torn = &mut self.torn[at];
-        torn.add(mark, &part)?;
-        let whole = torn.whole();
-        if whole.is_some() {
-            self.torn.remove(at);
         }
+        let whole = self.take(part.number);
+
         Ok(Added { whole, dropped })
+    }
+
+    /// Takes the packet of that number out, if it is whole.
+    fn take(&mut self, number: u32) -> Option<(Vec<u8>, Ecn)> {
+        let at = self.torn.iter().position(|torn| torn.number == number)?;
+        let whole = self.torn[at].whole()?;
+        self.torn.remove(at);
+
+        Some(whole)
     }
 }
 
@@ -311,6 +317,20 @@ mod tests {
         assert_eq!((late.whole, late.dropped), (None, 1));
         let whole = add(&mut joiner, now + PATIENCE, &parts[0]).whole;
         assert_eq!(whole, Some((bytes(1000), Ecn::NotEct)));
+    }
+
+    #[test]
+    fn what_was_too_late_is_counted_though_malformed_parts_come_meanwhile() {
+        let mut joiner = Joiner::default();
+        let now = Instant::now();
+        let [first, second, third] = [1, 2, 3].map(|number| cut(&bytes(1000), 600, number));
+        add(&mut joiner, now, &first[0]);
+        add(&mut joiner, now + PATIENCE / 2, &second[0]);
+
+        let twice = joiner.add(now + PATIENCE, Ecn::NotEct, &second[0]);
+
+        assert_eq!(twice, Err(Malformed));
+        assert_eq!(add(&mut joiner, now + PATIENCE, &third[0]).dropped, 1);
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! A run keeps all that its packets said: cut again it gives the same packets,
 //! but for the identification of IPv4 packets that must not be fragmented and
 //! all carried the same one, which means nothing (RFC 6864, section 4.1).
-//! Within an address pair packets keep their order; those of different pairs
+//! Within a flow packets keep their order, and what is no whole packet of TCP or
+//! UDP keeps its place among all of its address pair; packets of different flows
 //! may change theirs, as they may in the kernel.
 //!
 //! The surprising choice: a packet's checksum is verified only when a second
