@@ -12,6 +12,8 @@ pub struct Repairs {
     made: VecDeque<Instant>,
     told: bool,
     not_before: Option<Instant>,
+    /// How many within a window are no quarrel yet.
+    at_once: usize,
     /// Between repairs in a quarrel.
     slow: Duration,
 }
@@ -23,6 +25,7 @@ impl Repairs {
             made: VecDeque::new(),
             told: false,
             not_before: None,
+            at_once: AT_ONCE,
             slow: SLOW,
         }
     }
@@ -32,13 +35,18 @@ impl Repairs {
         Self { slow, ..self }
     }
 
+    /// With more repairs in a minute before it is a quarrel.
+    pub fn after(self, at_once: usize) -> Self {
+        Self { at_once, ..self }
+    }
+
     /// Notes a repair; returns how long to wait with the next.
     pub fn made(&mut self, now: Instant) -> Duration {
         self.made.push_back(now);
         while self.made.front().is_some_and(|at| now - *at > WINDOW) {
             self.made.pop_front();
         }
-        if self.made.len() <= AT_ONCE {
+        if self.made.len() <= self.at_once {
             self.told = false;
             self.not_before = None;
             return Duration::ZERO;
@@ -62,7 +70,7 @@ impl Repairs {
     }
 }
 
-/// Repairs within a window that are no quarrel yet.
+/// Repairs within a window that are no quarrel yet, unless told otherwise.
 const AT_ONCE: usize = 5;
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -87,5 +95,16 @@ mod tests {
         }
         assert_eq!(repairs.made(at(200)), Duration::ZERO);
         assert_eq!(repairs.not_before(), None);
+    }
+
+    #[test]
+    fn what_takes_many_repairs_is_no_quarrel_for_longer() {
+        let mut repairs = Repairs::of("routes").after(8);
+        let now = Instant::now();
+
+        for _ in 0..8 {
+            assert_eq!(repairs.made(now), Duration::ZERO);
+        }
+        assert_eq!(repairs.made(now), SLOW);
     }
 }

@@ -49,7 +49,9 @@ impl Keeper {
             plan,
             repairs: Repairs::of("rules of -nat").every(QUARREL),
             repair: None,
-            entries: Repairs::of("accepts in the firewall's chains").every(QUARREL),
+            entries: Repairs::of("accepts in the firewall's chains")
+                .every(QUARREL)
+                .after(RELOADS),
             look: None,
             vain: 0,
             calm: None,
@@ -199,6 +201,10 @@ async fn remove(table: &str, doors: &mut Doors) -> anyhow::Result<()> {
 
 /// The spokes may not be cut off for as long as a second.
 const QUARREL: Duration = Duration::from_millis(700);
+
+/// Repairs in a minute: each reload of a firewall takes a few, and there may be some
+/// reloads in a row.
+const RELOADS: usize = 20;
 
 /// A program that writes its rules anew does so in many steps.
 const REST: Duration = Duration::from_millis(100);
