@@ -208,7 +208,6 @@ impl Spoke {
             .status(|| format!("dialling {}", self.config.connect));
         // The hub may be away for long: a boot does not wait for it.
         self.notify.ready();
-        let mut unsettled = 0;
         loop {
             self.establish().await?;
             let since = Instant::now();
@@ -221,18 +220,13 @@ impl Spoke {
                 self.notify.status(|| format!("no session: {end}"));
                 self.steering.tell_lock();
             }
-            // Two machines that share a hint end each other's sessions, and a
-            // script may: they must not do so as fast as they can.
-            if since.elapsed() >= SETTLED {
+            let by_hub = matches!(end, End::Goodbye);
+            let wait = self.backoff.ended(since.elapsed(), by_hub, random());
+            if matches!(end, End::Slept) {
                 self.backoff.reset();
-                unsettled = 0;
-                continue;
-            }
-            unsettled += 1;
-            if unsettled > 1 && !matches!(end, End::Slept) {
+            } else if !wait.is_zero() {
                 // The change that ended the session has been told already.
                 self.look = Some(Instant::now());
-                let wait = self.backoff.failed(random());
                 self.pause(wait).await;
             }
         }
@@ -366,9 +360,6 @@ async fn check_rights(netlink: &Netlink, tun: Option<&str>) -> anyhow::Result<()
 
     Ok(())
 }
-
-/// A session that stood that long is followed by a dial at once.
-const SETTLED: Duration = Duration::from_secs(10);
 
 /// One for each direction of a busy tunnel.
 const WORKERS: usize = 2;

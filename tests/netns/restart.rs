@@ -57,6 +57,21 @@ fn a_full_tunnel_stays_while_its_spoke_is_upgraded() {
 }
 
 #[test]
+fn a_hub_restarted_several_times_in_a_row_has_its_spokes_back_each_time() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &[]);
+    let (mut spoke, _) = Spoke::up(&network, 2, &[]);
+
+    for _ in 0..5 {
+        hub.signal(Signal::SIGUSR1);
+        assert!(hub.wait().success());
+        hub.restart();
+        spoke.line_within("tunnel up", BACK);
+    }
+    assert_eq!(spoke.count("reason=\"the hub said goodbye\""), 5);
+}
+
+#[test]
 fn nothing_leaks_through_the_lock_and_no_connection_is_reset() {
     let network = Network::new();
     let hub = Hub::start(&network, &[]);
