@@ -7,8 +7,8 @@
 #   install.sh -uninstall               what it made goes, what it replaced comes back
 #
 # -key makes /etc/dtun/key unless there is one. The program is -binary, else what
-# was built here. PREFIX is /usr/local, on OpenWrt /usr; DESTDIR goes before all
-# paths, for a package or an image.
+# was built here. PREFIX is /usr/local, on OpenWrt /usr: a full path without blanks.
+# DESTDIR goes before all paths, for a package or an image.
 set -eu
 LC_ALL=C
 export LC_ALL
@@ -35,9 +35,20 @@ main() {
     else
         init=systemd prefix=${PREFIX:-/usr/local}
     fi
+    check_prefix
     lib=$prefix/lib/dtun
     done=$root$lib/installed # What was made: a line for each, "file PATH", "dir PATH", "key SUM".
     $task
+}
+
+# It stands in the units as it is.
+check_prefix() {
+    case $prefix in
+        *[!A-Za-z0-9/._+@-]*) ;;
+        /*) return ;;
+    esac
+    echo "install: PREFIX is to be a full path of letters, digits and ._+@-, not '$prefix'" >&2
+    exit 2
 }
 
 install() {
@@ -149,6 +160,7 @@ sum() {
 uninstall() {
     [ -e "$done" ] || fail "nothing of it is installed below $root$prefix"
     "stop_$init"
+    open_up
     while read -r kind what; do
         case $kind in
             file) take_back "$what" ;;
@@ -157,9 +169,12 @@ uninstall() {
     done <"$done"
     folders=$(sed -n 's/^dir //p' "$done" | sort -r)
     rm -rf "$done" "$root$lib/replaced"
-    for folder in $folders; do
+    while read -r folder; do
+        [ -n "$folder" ] || continue
         rmdir "$root$folder" 2>/dev/null || echo "$root$folder stays: it is not empty"
-    done
+    done <<FOLDERS
+$folders
+FOLDERS
     [ "$init" = procd ] || reload
 }
 
@@ -185,13 +200,43 @@ stop_systemd() {
     for link in /etc/systemd/system/*.wants/dtun*; do
         [ ! -L "$link" ] || systemctl disable --quiet "${link##*/}"
     done
-    systemctl stop 'dtun@*.service' dtun-hub.service dtun-bypass.timer
+    systemctl stop 'dtun@*.service' 'dtun-lock@*.service' dtun-hub.service dtun-bypass.timer
 }
 
 stop_procd() {
     [ -z "$root" ] || return 0
     /etc/init.d/dtun stop
     /etc/init.d/dtun disable
+}
+
+# What a lock keeps shut and a run that was killed has left: nothing else can undo
+# that once the program is gone, which stays where the lock does.
+open_up() {
+    dtun=$prefix/bin/dtun
+    [ -z "$root" ] && [ -x "$dtun" ] || return 0
+    if said=$("$dtun" unlock 2>&1); then
+        echo 'the lock of -strict was closed: it is open now'
+    else
+        case $("$dtun" clean 2>&1) in
+            *'the lock of -strict stands'*)
+                fail "the lock of -strict stays closed, and the program: $said"
+                ;;
+        esac
+    fi
+    for conf in /etc/dtun/*.conf; do
+        [ -f "$conf" ] || continue
+        name=${conf##*/}
+        STATE_DIRECTORY=$(state_of "${name%.conf}") "$dtun" clean -config "$conf" || true
+    done
+}
+
+# As the units and the init script have it.
+state_of() {
+    case $init/$1 in
+        procd/*) echo "/etc/dtun/state/$1" ;;
+        */hub) echo /var/lib/dtun ;;
+        *) echo "/var/lib/dtun/$1" ;;
+    esac
 }
 
 reload() {

@@ -86,6 +86,46 @@ fn another_prefix_is_in_the_units_too() {
 }
 
 #[test]
+fn a_prefix_that_units_cannot_take_is_refused_before_anything_is_written() {
+    let root = Root::new("refused");
+    let before = root.picture();
+
+    for prefix in [
+        "opt/dtun",
+        ".",
+        "/opt/my dir",
+        "/opt/a|b",
+        "/opt/%n",
+        "/opt\nb",
+    ] {
+        for task in [&["-binary", "program"][..], &["-uninstall"]] {
+            let mut command = root.command("scripts/install.sh");
+            let output = command.env("PREFIX", prefix).args(task).output().unwrap();
+
+            assert_eq!(output.status.code(), Some(2), "{prefix}");
+            let told = String::from_utf8(output.stderr).unwrap();
+            assert!(told.starts_with("install: PREFIX is to be"), "{told}");
+        }
+    }
+    assert_eq!(root.picture(), before);
+}
+
+#[test]
+fn a_root_with_blanks_in_its_name_is_left_as_it_was() {
+    let root = Root::new("with two blanks");
+    root.write("usr/local/lib/dtun/mine", "theirs");
+    let before = root.picture();
+
+    root.install(&[]);
+    let said = root.run("scripts/install.sh", &["-uninstall"]);
+
+    let mut after = root.picture();
+    assert_eq!(said, "");
+    assert_eq!(after.remove("etc/dtun"), None);
+    assert_eq!(after, before);
+}
+
+#[test]
 fn on_openwrt_procd_keeps_a_process_for_each_file() {
     let root = Root::openwrt("start");
     root.write("etc/dtun/hub.conf", "nat\n");

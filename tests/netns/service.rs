@@ -216,6 +216,34 @@ fn an_upgrade_lets_it_run_and_an_uninstall_leaves_nothing_enabled() {
 }
 
 #[test]
+fn an_uninstall_opens_the_lock_that_nothing_else_could_open_after() {
+    let network = Network::new();
+    let conf = "key-file /etc/dtun/key\nconnect 198.18.1.2:443\nroute default\nstrict\n";
+    let machine = Machine::boot(
+        network.host(2),
+        &[KEY, ("dtun/home.conf", conf)],
+        &["dtun-lock@home.service"],
+    );
+    let lock = || machine.try_run("nft list table inet dtun-lock");
+    machine.becomes("dtun-lock@home", "ActiveState", "active");
+    assert!(lock().is_ok(), "there is no lock");
+
+    let said = machine.run("/run/source/scripts/install.sh -uninstall");
+
+    assert_eq!(
+        said,
+        "the lock of -strict was closed: it is open now\n/etc/dtun stays: it is not empty\n"
+    );
+    assert!(lock().is_err(), "the lock stands");
+    assert_eq!(
+        machine.property("dtun-lock@home", "ActiveState"),
+        "inactive"
+    );
+    let left = machine.run("find /usr/local /etc/systemd -not -type d");
+    assert_eq!(left, "");
+}
+
+#[test]
 fn a_mistake_in_the_file_is_not_tried_again_and_a_key_may_be_a_credential() {
     let network = Network::new();
     let machine = Machine::boot(
