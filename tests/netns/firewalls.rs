@@ -36,6 +36,44 @@ fn the_older_iptables_does_as_well() {
 }
 
 #[test]
+fn the_older_iptables_is_not_asked_for_tables_that_are_not_there() {
+    for flags in [&[][..], &["-nat"]] {
+        let network = Network::new();
+        let host = network.host(1);
+        // Not of iptables, but by the name that it gives its own.
+        host.run("nft add table ip filter");
+        host.run("nft add table ip6 filter");
+        let scratch = Scratch::new();
+        let mut folder = String::new();
+        for family in ["ip", "ip6"] {
+            for end in ["", "-save"] {
+                let older = format!("exec /usr/sbin/{family}tables-legacy{end} \"$@\"");
+                for name in [
+                    format!("{family}tables{end}"),
+                    format!("{family}tables-nft{end}"),
+                ] {
+                    let path = scratch.script(&name, &older);
+                    folder = path.rsplit_once('/').unwrap().0.to_owned();
+                }
+            }
+        }
+        let tables = || host.run("cat /proc/net/ip_tables_names /proc/net/ip6_tables_names");
+        assert_eq!(tables(), "");
+
+        let mut command = host.command(env!("CARGO_BIN_EXE_dtun"));
+        command
+            .args(["-key", "foo", "-state", &scratch.path("state")])
+            .args(flags)
+            .env("PATH", format!("{folder}:/usr/sbin:/usr/bin:/bin"));
+        let mut hub = Daemon::spawn(command);
+        hub.line("on the laptop");
+        assert_eq!(tables(), "", "{flags:?}");
+        assert!(hub.terminate().success());
+        assert_eq!(tables(), "", "{flags:?}");
+    }
+}
+
+#[test]
 fn what_a_reload_wipes_is_back_within_a_second() {
     let (mut picture, before) = beside("ufw", "nft");
     let laptop = picture.network.host(2);

@@ -178,8 +178,9 @@ impl Rules {
         Self {
             // What is in sets may be a hundred thousand networks.
             nft: output("nft", &["-t", "list", "ruleset"]).await,
-            iptables: output("iptables-save", &["-t", "nat"]).await,
-            ip6tables: output("ip6tables-save", &["-t", "nat"]).await,
+            // Asked for one table alone, the older iptables makes it.
+            iptables: output("iptables-save", &[]).await.as_deref().map(nat_of),
+            ip6tables: output("ip6tables-save", &[]).await.as_deref().map(nat_of),
         }
     }
 
@@ -223,6 +224,15 @@ fn nft_translates(ruleset: &str, family: Family) -> bool {
         }
         concerned && translates(line)
     })
+}
+
+/// The rules of the table `nat` among all that are saved.
+fn nat_of(saved: &str) -> String {
+    let from = saved.lines().skip_while(|line| *line != "*nat");
+
+    from.take_while(|line| *line != "COMMIT")
+        .map(|line| format!("{line}\n"))
+        .collect()
 }
 
 fn translates(rules: &str) -> bool {

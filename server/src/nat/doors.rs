@@ -214,9 +214,12 @@ impl Ways {
 
         let mut iptables = Vec::new();
         let (mut unread, mut failed) = (Vec::new(), None);
-        for (_, names) in newer.chain(legacy) {
+        for (of, names) in newer.chain(legacy) {
             let ip6 = names[1].starts_with("ip6");
             let tool = Tool { names, ip6 };
+            if of == tool.family() && tool.would_make().await {
+                continue;
+            }
             let listing = match tool.run(&["-S"]).await {
                 Ok(listing) => listing,
                 Err(error) if error.is_of_another() => continue,
@@ -303,6 +306,15 @@ impl Tool {
     /// As nft calls it.
     fn family(&self) -> &'static str {
         if self.ip6 { "ip6" } else { "ip" }
+    }
+
+    /// Whether it is the older one, and makes the table that filters when it is
+    /// asked for it.
+    async fn would_make(&self) -> bool {
+        let version = self.run(&["-V"]).await;
+        let is_older = version.is_ok_and(|version| !version.contains("nf_tables"));
+
+        is_older && !has_filter(LEGACY[usize::from(self.ip6)].0)
     }
 
     async fn change(&self, command: &[&str], rule: &[String]) -> Result<(), DoorError> {
