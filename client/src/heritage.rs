@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use dtun_shared::claim;
 use dtun_shared::link::{GROUP_OF_SPOKES, Netlink, Via};
 use dtun_shared::meta::Addresses;
+use dtun_shared::service::group;
 use ipnet::{IpNet, Ipv4Net};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -342,10 +343,6 @@ fn part<T: DeserializeOwned>(value: &Value) -> Option<T> {
 
 fn path(device: &str) -> PathBuf {
     claim::path(&format!("{PREFIX}{device}"))
-}
-
-fn group() -> String {
-    fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
 }
 
 /// This run of a unit (systemd.exec(5)).

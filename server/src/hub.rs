@@ -44,13 +44,14 @@ use tokio::time::interval;
 
 use crate::HubConfig;
 use crate::lease::Leases;
+use crate::left::Presence;
 use crate::nat::Nat;
 use crate::peernet::Policy;
 use crate::session::{Due, Ended, Session, Upkeep};
 use memory::Memory;
 use mend::Mending;
-pub(crate) use port::GROUP;
 use port::Port;
+pub(crate) use port::{GROUP, delete_strays};
 use shared::Shared;
 use wire::Event;
 
@@ -95,6 +96,8 @@ struct Hub {
     offload: bool,
     keepalive: Duration,
     hooks: hooks::Hooks,
+    /// Tells `dtun clean` of us.
+    presence: Presence,
     /// Lets the spokes out, if that is asked for.
     nat: Option<Nat>,
     events: mpsc::Receiver<Event>,
@@ -394,7 +397,7 @@ fn now() -> u64 {
 }
 
 /// Routes of leases and peernets, and any that the owner sets, go before it.
-const BLACKHOLE: Via = Via::Blackhole { metric: 65_535 };
+pub(crate) const BLACKHOLE: Via = Via::Blackhole { metric: 65_535 };
 
 const REST: Duration = Duration::from_millis(100);
 const REPORT: Duration = Duration::from_secs(3600);

@@ -6,6 +6,7 @@
 //! Where nobody asked for it every call does nothing, and no timer runs.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::future::Future;
 use std::io;
 use std::io::IoSlice;
@@ -216,6 +217,12 @@ impl Manager {
 
 /// A control message that passes a descriptor on (unix(7), `SCM_RIGHTS`): a
 /// `struct cmsghdr`, which is a size_t and two ints for the kernel, and an int.
+/// The control groups that this process is in, one a line (cgroups(7)): a unit's
+/// commands are in those of its service.
+pub fn group() -> String {
+    fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
+}
+
 fn rights(fd: BorrowedFd<'_>) -> Vec<u8> {
     let len = size_of::<usize>() + 3 * size_of::<libc::c_int>();
     let mut message = len.to_ne_bytes().to_vec();
@@ -295,7 +302,7 @@ const MAX_STORED: u64 = 1024;
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
+    use fs::File;
     use std::mem::MaybeUninit;
     use std::os::fd::AsFd as _;
     use std::os::linux::net::SocketAddrExt as _;
@@ -436,12 +443,12 @@ mod tests {
         assert_eq!(len, "FDSTORE=1\nFDNAME=dtun0".len());
         assert_eq!(control_len, rights(file.as_fd()).len());
         // The kernel made a second descriptor of the file for the manager.
-        let open = std::fs::read_dir("/proc/self/fd").unwrap();
+        let open = fs::read_dir("/proc/self/fd").unwrap();
         let same = open
-            .filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok())
+            .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
             .filter(|target| *target == path)
             .count();
-        std::fs::remove_file(&path).unwrap();
+        fs::remove_file(&path).unwrap();
         assert_eq!(same, 2);
     }
 

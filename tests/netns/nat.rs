@@ -212,8 +212,17 @@ pub(crate) fn clean(netns: &Netns) {
 
 /// The same as a unit's `ExecStopPost`.
 pub(crate) fn clean_within_a_restart(netns: &Netns) {
+    clean_after(netns, ["success", "exited", "0"]);
+}
+
+/// The same after a process that ended so: `$SERVICE_RESULT`, `$EXIT_CODE`,
+/// `$EXIT_STATUS`.
+pub(crate) fn clean_after(netns: &Netns, [result, code, status]: [&str; 3]) {
     let mut command = netns.command(env!("CARGO_BIN_EXE_dtun"));
-    command.env("SERVICE_RESULT", "success");
+    command
+        .env("SERVICE_RESULT", result)
+        .env("EXIT_CODE", code)
+        .env("EXIT_STATUS", status);
     run_clean(command);
 }
 

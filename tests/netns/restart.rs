@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::daemon::Daemon;
 use crate::namespace::Netns;
+use crate::nat::{clean, clean_after};
 use crate::network::{Host, Network};
 use crate::picture::{HUB_AT_WWW4, Picture, WWW4, seen};
 use crate::scratch::Scratch;
@@ -436,6 +437,75 @@ fn a_hub_that_starts_leaves_the_devices_of_one_that_starts_again() {
     spoke.line("tunnel down");
     spoke.line_within("tunnel up", BACK);
     assert_eq!(hub.device("spoke2"), device);
+}
+
+#[test]
+fn what_a_hub_leaves_that_does_not_come_back_goes_with_dtun_clean() {
+    let network = Network::new();
+    let mut hub = Hub::start(&network, &["-nat"]);
+    let _spoke = Spoke::up(&network, 2, &[]);
+    let scratch = Scratch::new();
+    let state_folder = scratch.path("state");
+    let args = ["-key", "foo", "-state", &state_folder, "-listen", ":4433"];
+    let mut other = Daemon::dtun(&hub.host, &args);
+    other.line("listening");
+    let _others = Spoke::up(&network, 3, &["-connect", "198.18.1.2:4433"]);
+    let others = hub.device("spoke3");
+    let left = |hub: &Hub| {
+        let blackholes = hub.host.ip("route show type blackhole");
+        assert!(blackholes.contains("10.77.0.0/24"), "{blackholes}");
+        assert_eq!(hub.device("spoke3"), others, "a hub that runs");
+        assert!(others.is_some());
+        let namespace = fs::metadata(format!("/run/netns/{}", hub.host.name())).unwrap();
+        let signs = fs::read_dir("/run/dtun").unwrap().flatten();
+        let signs = signs.filter(|sign| {
+            let name = sign.file_name().into_string().unwrap();
+            name.ends_with(&format!("-{}", namespace.ino())) && name.contains("hub-443-")
+        });
+        [
+            hub.device("spoke2").is_some(),
+            blackholes.contains("10.0.0.0/24"),
+            hub.host.run("nft list tables").contains("dtun-hub-443"),
+            signs.count() > 0,
+        ]
+    };
+    let (all, nothing) = ([true; 4], [false; 4]);
+    let is_unit = |ending| move |host: &Host| clean_after(host, ending);
+    let by_hand: fn(&Host) = |host| clean(host);
+    let after_success = is_unit(["success", "exited", "0"]);
+    let after_kill = is_unit(["signal", "killed", "KILL"]);
+    let after_failure = is_unit(["exit-code", "exited", "1"]);
+    let after_mistake = is_unit(["exit-code", "exited", "2"]);
+
+    hub.kill();
+    assert_eq!(left(&hub), all);
+    by_hand(&hub.host);
+    assert_eq!(left(&hub), nothing);
+
+    // The start of the unit that follows a crash may fail.
+    hub.restart();
+    hub.kill();
+    after_kill(&hub.host);
+    assert_eq!(left(&hub), all);
+    after_failure(&hub.host);
+    assert_eq!(left(&hub), nothing);
+
+    let restarted = |hub: &mut Hub| {
+        hub.restart();
+        hub.signal(Signal::SIGUSR1);
+        assert!(hub.wait().success());
+        after_success(&hub.host);
+        assert_eq!(left(hub), all);
+    };
+    restarted(&mut hub);
+    after_failure(&hub.host);
+    assert_eq!(left(&hub), all);
+    after_mistake(&hub.host);
+    assert_eq!(left(&hub), nothing);
+
+    restarted(&mut hub);
+    by_hand(&hub.host);
+    assert_eq!(left(&hub), nothing);
 }
 
 /// A spoke with its own state, on key `foo` towards the hub on host 1.

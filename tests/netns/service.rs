@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::network::Network;
 use crate::systemd::Machine;
 use crate::traffic::reaches;
-use crate::tunnel::{HUB4, Hub};
+use crate::tunnel::{HUB4, Hub, Spoke, devices};
 use crate::wait::until_true;
 
 const KEY: (&str, &str) = ("dtun/key", "foo\n");
@@ -98,6 +98,31 @@ fn hub_and_spoke_run_as_units_and_their_hooks_may_do_what_hooks_do() {
     assert!(!tables().contains("dtun"));
     assert_eq!(hub.read("down-done"), "dtun0\n");
     assert!(!hub.host.ip("link").contains(": dtun"));
+}
+
+#[test]
+fn a_hub_has_its_devices_back_after_a_crash_and_leaves_none_once_its_file_is_wrong() {
+    let network = Network::new();
+    let conf = ("dtun/hub.conf", "key-file /etc/dtun/key\nnat\n");
+    let hub = Machine::boot(network.host(1), &[KEY, conf], &["dtun-hub.service"]);
+    let _spoke = Spoke::up(&network, 2, &[]);
+    let device = devices(&hub.host);
+    assert_eq!(device.len(), 1);
+    let tables = || hub.run("nft list tables");
+    assert!(tables().contains("dtun-hub-443"));
+
+    hub.systemctl("kill --kill-whom=main --signal=KILL dtun-hub");
+    hub.becomes("dtun-hub", "NRestarts", "1");
+    hub.becomes("dtun-hub", "ActiveState", "active");
+    assert_eq!(devices(&hub.host), device);
+
+    hub.run("sed -i s/^nat/nta/ /etc/dtun/hub.conf");
+    assert!(hub.try_systemctl("restart dtun-hub").is_err());
+    assert_eq!(hub.property("dtun-hub", "ActiveState"), "failed");
+    assert_eq!(devices(&hub.host), []);
+    assert!(!tables().contains("dtun"), "{}", tables());
+    assert_eq!(hub.host.ip("route show type blackhole"), "");
+    assert_eq!(hub.run("ls -A /run/dtun"), "");
 }
 
 #[test]

@@ -179,7 +179,7 @@ pub(super) async fn clean(
 
 /// Deletes devices of earlier runs but for those that `named` says and those
 /// that another hub on this machine holds.
-pub(super) async fn delete_strays(
+pub(crate) async fn delete_strays(
     netlink: &Netlink,
     named: impl Fn(&str) -> bool,
 ) -> io::Result<()> {
@@ -189,10 +189,14 @@ pub(super) async fn delete_strays(
         !named(&link.name)
             && !matches!(
                 Tun::create(&link.name, false, false),
-                Err(DeviceError::Busy(_))
+                // Or nobody knows.
+                Err(DeviceError::Busy(_) | DeviceError::NotPermitted | DeviceError::NoTunModule)
             )
     });
     tracing::debug!(devices = group.len(), "stray devices");
+    if group.is_empty() {
+        return Ok(());
+    }
 
     if group.len() == all {
         return netlink.delete_group(GROUP).await;

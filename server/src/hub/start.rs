@@ -31,7 +31,7 @@ use crate::hub::shared::{Fence, Shared};
 use crate::hub::wire::{Inbox, Wire};
 use crate::hub::{BLACKHOLE, Hub, now, port, welcome};
 use crate::lease::{Leases, State, Store, StoreError};
-use crate::left;
+use crate::left::{self, Presence};
 use crate::nat::{self, Nat};
 use crate::peernet::Policy;
 use crate::pool::{self, PoolError, Pools, Taken};
@@ -116,6 +116,7 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
             None
         }
     };
+    let presence = Presence::begin(&netlink, &left::name(listen), &chosen.pools).await;
     // Last of what may fail: a hub that does not start takes nothing back.
     if let Err(error) = add_blackholes(&netlink, &chosen.pools).await {
         if let Some(nat) = nat {
@@ -125,6 +126,7 @@ pub(super) async fn start(config: HubConfig) -> anyhow::Result<Hub> {
     }
     let mut hub = Hub {
         mending,
+        presence,
         nat,
         shared,
         datapath: Arc::new(datapath),

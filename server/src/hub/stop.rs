@@ -21,7 +21,10 @@ impl Hub {
         self.kept.clear();
 
         match stop {
-            Stop::ForGood | Stop::Hangup => self.leave_nothing().await,
+            Stop::ForGood | Stop::Hangup => {
+                self.leave_nothing().await;
+                self.presence.end();
+            }
             Stop::Restart => {
                 let devices: Vec<_> = self.ports.values().map(|port| port.tun.name()).collect();
                 left::announce(&left::name(self.hooks.listen), &devices);

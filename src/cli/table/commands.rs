@@ -32,7 +32,7 @@ pub(in crate::cli) const COMMANDS: &[Command] = &[
         arguments: Arguments::Flags,
         brief: "undo what a killed run has left",
         text: "Puts the machine's resolvers back, and takes rules and tables away, those of `-nat` \
-               too, and what waits for a restart that does not come; runs the lines of \
+               too, a hub's devices that nobody holds, and what waits for a restart that does not come; runs the lines of \
                `-post-down` that are due. \
                It takes the flags of the program, best as `-config` `FILE`; of them `-state`, \
                `-table` and `-rule-pref` say where to look. \
